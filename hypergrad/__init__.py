@@ -1,0 +1,1 @@
+"""Exact gradients through a whole training run, by running it backwards bit for bit."""
