@@ -1,4 +1,4 @@
-"""Small tools: repeatable random streams, containers of arrays, timing, the logistic function, its inverse."""
+"""Small tools: repeatable random streams, containers of arrays, memoize, timing, logistic and its inverse."""
 
 import functools
 import hashlib
