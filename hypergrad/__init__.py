@@ -1,1 +1,34 @@
-"""Exact gradients through a whole training run, by running it backwards bit for bit."""
+"""Exact gradients through a whole training run, by running it backwards bit for bit.
+
+    weights = hypergrad.train(loss, weights, hypergrad.Momentum(step_size, decay), num_steps, theta)
+
+is differentiable by autograd with respect to the initial weights, theta, and every hyperparameter of the rule.
+"""
+
+from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
+from hypergrad.reversible import (
+    NonFiniteGradientError,
+    ReversalError,
+    Reversible,
+    Step,
+    Stored,
+    train,
+)
+from hypergrad.rules import Momentum
+from hypergrad.util import logistic, logit
+
+__all__ = [
+    "BitStore",
+    "ExactRep",
+    "FixedPointRangeError",
+    "Momentum",
+    "NonFiniteGradientError",
+    "ReversalError",
+    "Reversible",
+    "Step",
+    "Stored",
+    "logistic",
+    "logit",
+    "train",
+]
+__version__ = "0.1.0"

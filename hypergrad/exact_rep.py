@@ -1,0 +1,518 @@
+"""Exact fixed-point numbers and the information buffer that makes multiplying them reversible.
+
+`ExactRep` holds real numbers as 64-bit integers.  Adding is exact and undone by subtracting.  Multiplying by
+a ratio n / d is Algorithm 3 of Maclaurin, Duvenaud and Adams (2015): the digit that the division by d drops
+goes into a `BitStore`, and the digit that the multiplication by n needs is taken from there,
+
+    b <- b * d + (x mod d);    x <- x div d;    x <- x * n + (b mod n);    b <- b div n,
+
+which is a bijection on pairs of integers (x, b >= 0), so multiplying by d / n takes it back bit for bit.  The
+buffer grows by log2(d / n) bits per multiplication and no more.
+
+A `BitStore` is one integer b per element, of any length: a 64-bit head, and below it 16-bit words that all
+elements move at the same moments.  Those moments depend on the sequence of moduli alone, never on data, so
+there is no branch, mask or Python integer per element, and going back finds every word where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to_lattice"]
+
+RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
+FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
+MAX_FACTOR = 2**16
+WORD_BITS = 16
+CHUNK = 1 << 15  # elements worked on at a time, so that the scratch arrays stay in the cache
+
+# Levels count bits in units of 2**-32, as Python integers: sums and differences of them are exact, which is
+# what lets the way back pass through the very levels of the way there.
+_BIT = 1 << 32
+_WORD = WORD_BITS * _BIT
+_START = 23 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
+_FULL, _EMPTY = 47 * _BIT, 39 * _BIT
+
+
+class FixedPointRangeError(ValueError):
+    """A number that fixed point can't hold; `index` is the position of the first such element."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class BitStore:
+    """Last-in first-out store of digits, one stack per element, close to the entropy limit.
+
+    Invariant: any mixture of `push` and `pop`, retraced backwards (push what was popped, pop what was pushed,
+    with the same moduli), restores the store exactly.  An empty store is an endless supply of zeros.  The
+    object is changed in place.
+
+    length: number of elements.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._head: NDArray[np.uint64] | None = np.zeros(length, np.uint64)
+        self._words: dict[int, NDArray[np.uint16]] = {}  # by depth; an absent one is all zeros
+        # Depth counts the words moved out of the head so far; as moved zeros and absent words are the same
+        # thing it may become negative.  Level is an upper bound of log2(head + 1).  Integers, or, after moduli
+        # that differ between elements, int64 arrays.
+        self._depth: int | NDArray[np.int64] = 0
+        self._level: int | NDArray[np.int64] = _START
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both hold the same digits, and would hand them out in the same way."""
+        if not isinstance(other, BitStore):
+            return NotImplemented
+        for store in (self, other):
+            store._settle(store._level)
+        return (
+            np.array_equal(self._head, other._head)
+            and np.array_equal(self._level, other._level)
+            and np.array_equal(self._depth, other._depth)
+            and self._words.keys() == other._words.keys()
+            and all(np.array_equal(word, other._words[depth]) for depth, word in self._words.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def copy(self) -> BitStore:
+        """An independent copy."""
+        new = BitStore(0)
+        new._length = self._length
+        new._head = None if self._head is None else self._head.copy()
+        new._words = {depth: word.copy() for depth, word in self._words.items()}
+        new._depth = self._depth if isinstance(self._depth, int) else self._depth.copy()
+        new._level = self._level if isinstance(self._level, int) else self._level.copy()
+        return new
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all arrays, in bytes."""
+        head = 0 if self._head is None else self._head.nbytes
+        return head + sum(word.nbytes for word in self._words.values())
+
+    def push(self, N: ArrayLike, M: ArrayLike) -> None:
+        """Put a base-M digit on top of every element's stack.
+
+        N: integers, shape () or (length,), 0 <= N < M;  M: integers, shape () or (length,), 1 <= M <= 2**16.
+        Raises TypeError for what is not an integer and ValueError for what is out of range or of another
+        length, before anything changes.
+        """
+        modulus = self._check_modulus(M)
+        digits = np.asarray(N)
+        if digits.dtype.kind not in "iu":
+            raise TypeError(f"digits must be integers, got dtype {digits.dtype}")
+        if digits.shape not in ((), (self._length,)):
+            raise ValueError(f"digits must be of shape () or ({self._length},), got {digits.shape}")
+        if np.any(digits < 0) or np.any(digits >= modulus):
+            raise ValueError(f"digits must be in 0..M-1, got {digits.min()} to {digits.max()} with M = {M}")
+        self.absorb(np.array(np.broadcast_to(digits, self._length), np.int64), modulus)
+
+    def pop(self, M: ArrayLike) -> NDArray[np.int64]:
+        """Take the top base-M digit off every element's stack: (length,) integers in 0..M-1.
+
+        M: as for `push`.  Popping an empty store gives zeros.
+        """
+        digits = np.zeros(self._length, np.int64)
+        self.emit(digits, self._check_modulus(M))
+        return digits
+
+    def absorb(self, x: NDArray[np.int64], M: int | NDArray[np.int64]) -> None:
+        """Move the lowest base-M digit of x, (length,), into the store: x <- x div M.  Inverse of `emit`."""
+        bits = _log2(M)
+        self._settle(self._level + bits)
+        for part, scratch in _chunks(self._length):
+            xs, head = x[part], self._head[part]
+            m = M if isinstance(M, int) else M[part]
+            if isinstance(m, int) and m & (m - 1) == 0:
+                np.bitwise_and(xs, m - 1, out=scratch)
+                np.right_shift(xs, m.bit_length() - 1, out=xs)
+                np.left_shift(head, np.uint64(m.bit_length() - 1), out=head)
+                np.bitwise_or(head, scratch.view(np.uint64), out=head)
+            else:
+                quotient = np.floor_divide(xs, m)
+                np.multiply(quotient, m, out=scratch)
+                np.subtract(xs, scratch, out=scratch)
+                xs[...] = quotient
+                np.multiply(head, _unsigned(m), out=head)
+                np.add(head, scratch.view(np.uint64), out=head)
+        self._set_level(self._level + bits)
+
+    def emit(self, x: NDArray[np.int64], M: int | NDArray[np.int64]) -> None:
+        """Move the top base-M digit of the store onto x, (length,): x <- x * M + digit.  Inverse of `absorb`."""
+        bits = _log2(M)
+        self._settle(self._level)
+        for part, scratch in _chunks(self._length):
+            xs, head = x[part], self._head[part]
+            m = M if isinstance(M, int) else M[part]
+            if isinstance(m, int) and m & (m - 1) == 0:
+                np.bitwise_and(head, np.uint64(m - 1), out=scratch.view(np.uint64))
+                np.right_shift(head, np.uint64(m.bit_length() - 1), out=head)
+                np.left_shift(xs, m.bit_length() - 1, out=xs)
+                np.bitwise_or(xs, scratch, out=xs)
+            else:
+                quotient = np.floor_divide(head, _unsigned(m), out=scratch.view(np.uint64))
+                np.multiply(xs, m, out=xs)
+                np.add(xs, head.view(np.int64), out=xs)
+                np.copyto(head, quotient)
+                np.multiply(scratch, m, out=scratch)
+                np.subtract(xs, scratch, out=xs)
+        self._set_level(self._level - bits)
+
+    def pack(self) -> None:
+        """Move every bit in use to the 16-bit words and free the head: the smallest form, for a store at rest.
+
+        The next operation unpacks it.  No effect after moduli that differ between elements.
+        """
+        if isinstance(self._level, int) and self._head is not None:
+            while self._head.any():
+                self._spill()
+            self._head = None
+
+    def forget(self) -> None:
+        """Drop the words that come back only after more divisions than were made: for a store never emptied.
+
+        The last few stay, as the number of words out goes up and down a little with the modulus in use.
+        """
+        for depth in [depth for depth in self._words if depth < self._depth - 4]:
+            del self._words[depth]
+
+    def _check_modulus(self, M: ArrayLike) -> int | NDArray[np.int64]:
+        modulus = np.asarray(M)
+        if modulus.dtype.kind not in "iu":
+            raise TypeError(f"the modulus must be an integer, got dtype {modulus.dtype}")
+        if modulus.shape not in ((), (self._length,)):
+            raise ValueError(f"the modulus must be of shape () or ({self._length},), got {modulus.shape}")
+        if np.any(modulus < 1) or np.any(modulus > 2**WORD_BITS):
+            raise ValueError(f"the modulus must be in 1..2**{WORD_BITS}, got {M}")
+        return modulus.astype(np.int64) if modulus.ndim else int(modulus)
+
+    def _settle(self, level: int | NDArray[np.int64]) -> None:
+        """Move words so that `level`, the one at which a digit is in the head, comes to lie in [47, 63) bits.
+
+        Which words are out is a function of depth and level together alone, so it is the same for a push and
+        for the pop that undoes it.  The head stays below 2**63: each division may round it up against its level,
+        by less than one part in 2**(level after it), that is 2**-23 at the factors we use, and the sign bit has
+        room for that.  Until 47 bits are in use nothing moves, down to 39, where zeros come in from below.
+        """
+        if self._head is None:
+            self._head = np.zeros(self._length, np.uint64)
+        if isinstance(level, int):
+            moves = self._depth_at(level + self._depth * _WORD) - self._depth
+            for _ in range(moves):
+                self._spill()
+            for _ in range(-moves):
+                self._refill()
+        else:
+            self._make_individual()
+            self._settle_each(self._depth_at(level + self._depth * _WORD) - self._depth)
+
+    @staticmethod
+    def _depth_at(total: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
+        """The depth at which the digits in a head and in the words below it amount to `total`."""
+        if isinstance(total, int):
+            return max((total - _FULL) // _WORD, min((total - _EMPTY) // _WORD, 0))
+        return np.maximum((total - _FULL) // _WORD, np.minimum((total - _EMPTY) // _WORD, 0))
+
+    def _spill(self) -> None:
+        word = self._head.astype(np.uint16)  # the low 16 bits
+        self._head >>= np.uint64(WORD_BITS)
+        if word.any():
+            self._words[self._depth] = word
+        self._depth += 1
+        self._level -= _WORD
+
+    def _refill(self) -> None:
+        self._depth -= 1
+        self._level += _WORD
+        self._head <<= np.uint64(WORD_BITS)
+        word = self._words.pop(self._depth, None)
+        if word is not None:
+            self._head |= word
+
+    def _settle_each(self, moves: NDArray[np.int64]) -> None:
+        """`_settle` where elements have levels, and so depths, of their own: moves[i] > 0 words out, < 0 in."""
+        while moves.any():
+            step = np.sign(moves)
+            for depth in np.unique(self._depth[step > 0]):
+                rows = (step > 0) & (self._depth == depth)
+                word = self._words.setdefault(int(depth), np.zeros(self._length, np.uint16))
+                word[rows] = self._head[rows].astype(np.uint16)
+                self._head[rows] >>= np.uint64(WORD_BITS)
+                if not word.any():
+                    del self._words[int(depth)]
+            for depth in np.unique(self._depth[step < 0]):
+                rows = (step < 0) & (self._depth == depth)
+                self._head[rows] <<= np.uint64(WORD_BITS)
+                word = self._words.get(int(depth) - 1)
+                if word is not None:
+                    self._head[rows] |= word[rows]
+                    word[rows] = 0
+                    if not word.any():
+                        del self._words[int(depth) - 1]
+            self._depth += step
+            self._level -= step * _WORD
+            moves = moves - step
+
+    def _make_individual(self) -> None:
+        if isinstance(self._level, int):
+            self._level = np.full(self._length, self._level, np.int64)
+            self._depth = np.full(self._length, self._depth, np.int64)
+
+    def _set_level(self, level: int | NDArray[np.int64]) -> None:
+        if isinstance(level, int):
+            self._level = level
+            return
+        self._make_individual()
+        self._level = level
+        if level.size and np.ptp(level) == 0 and np.ptp(self._depth) == 0:
+            self._level, self._depth = int(level[0]), int(self._depth[0])
+
+
+class ExactRep:
+    """Real numbers in 64-bit fixed point, with exactly reversible addition and multiplication.
+
+    Invariant: any sequence of `add`, `sub`, `mul`, `div`, `rational_mul`, undone in reverse order (each by its
+    counterpart with the same operand), gives back the same integers and the same buffer.  The object is
+    changed in place; every operation returns it.
+
+    val: shape S, |val| < 2**(63 - radix_bits), rounded to the nearest multiple of 2**-radix_bits.  With
+        `from_intrep`, integers: the fixed-point numbers themselves.
+    sizes: lengths of consecutive blocks of the flattened array that take factors of their own (the layers of a
+        network, say); one block by default.
+    Raises FixedPointRangeError (a ValueError) for what is not finite or out of range, before anything changes.
+    Source: Maclaurin et al. 2015, section 2.2 and Algorithm 3.
+    """
+
+    def __init__(
+        self,
+        val: ArrayLike,
+        from_intrep: bool = False,
+        radix_bits: int = RADIX_BITS,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self.radix_bits = radix_bits
+        self.limit = 2.0 ** (63 - radix_bits)
+        shape = np.shape(val)
+        if from_intrep:
+            ints = np.asarray(val)
+            if ints.dtype.kind not in "iu":
+                raise TypeError(f"from_intrep takes integers, got dtype {ints.dtype}")
+            self.intrep = ints.astype(np.int64)
+            self._bound = np.inf  # of |val|; found when needed
+        else:
+            self.intrep = np.zeros(shape, np.int64)
+            self._bound = 0.0
+        self._flat = self.intrep.reshape(-1)
+        ends = np.cumsum(sizes if sizes is not None else [self._flat.size]).tolist()
+        if ends[-1:] != [self._flat.size]:
+            raise ValueError(f"block sizes {sizes} do not add up to the {self._flat.size} elements")
+        self._blocks = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self.stores = [BitStore(block.stop - block.start) for block in self._blocks]
+        if not from_intrep:
+            self.add(np.asarray(val, np.float64))
+
+    @property
+    def val(self) -> NDArray[np.float64]:
+        """The numbers, as a new float64 array."""
+        out = self.intrep.astype(np.float64)
+        out *= 2.0**-self.radix_bits
+        return out
+
+    @property
+    def aux(self) -> BitStore:
+        """The information buffer (of the first block, where there are several: see `stores`)."""
+        return self.stores[0]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether numbers and buffers are equal bit for bit."""
+        if not isinstance(other, ExactRep):
+            return NotImplemented
+        same = self.radix_bits == other.radix_bits and np.array_equal(self.intrep, other.intrep)
+        return same and self.stores == other.stores
+
+    __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def add(self, A: ArrayLike) -> ExactRep:
+        """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
+        return self._accumulate(A, np.add)
+
+    def sub(self, A: ArrayLike) -> ExactRep:
+        """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
+        return self._accumulate(A, np.subtract)
+
+    def mul(self, a: ArrayLike) -> ExactRep:
+        """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
+
+        a: shape () or that of val, 2**-25 < a <= 2**16, applied as the nearest multiple of 2**-24.
+        Raises ValueError where a is not finite, not positive, or out of that range.
+        """
+        return self.rational_mul(*as_ratio(a))
+
+    def div(self, a: ArrayLike) -> ExactRep:
+        """Divide by a, as `mul` multiplies by it.  Undone by `mul` of the same a."""
+        n, d = as_ratio(a)
+        return self.rational_mul(d, n)
+
+    def rational_mul(self, n: ArrayLike, d: ArrayLike) -> ExactRep:
+        """Multiply by n / d (Algorithm 3).  Undone by `rational_mul(d, n)`.
+
+        n, d: integers in 1..2**40, each of shape () or that of val.
+        """
+        numerator, denominator = _as_modulus(n, self.intrep.shape), _as_modulus(d, self.intrep.shape)
+        if len(self._blocks) == 1:
+            return self.rational_mul_blocks([(numerator, denominator)])
+        return self.rational_mul_blocks(
+            [
+                tuple(m if isinstance(m, int) else m[block] for m in (numerator, denominator))
+                for block in self._blocks
+            ]
+        )
+
+    def rational_mul_blocks(self, ratios: Sequence[tuple]) -> ExactRep:
+        """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d."""
+        growth, numerator = _largest_of(ratios)
+        rounding = numerator * 2.0**-self.radix_bits
+        if growth > 1.0 and not self._bound * growth + rounding < self.limit:
+            self._bound = self._largest()
+            if not self._bound * growth + rounding < self.limit:
+                raise FixedPointRangeError(
+                    f"multiplying {self._bound:.6g} by {growth:.6g} leaves the fixed-point range +-{self.limit:g}",
+                    int(np.argmax(np.abs(self.val.reshape(-1)))),
+                )
+        for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
+            if not (isinstance(n, int) and isinstance(d, int) and n == d):
+                store.absorb(self._flat[block], d)
+                store.emit(self._flat[block], n)
+        self._bound = self._bound * growth + rounding
+        return self
+
+    def _accumulate(self, A: ArrayLike, operation: np.ufunc) -> ExactRep:
+        """x <- x +- round(A * 2**radix_bits): the same floats give the same integers, so one undoes the other."""
+        values = np.asarray(A, np.float64)
+        if values.shape != self.intrep.shape:
+            if values.ndim:
+                raise ValueError(
+                    f"operand of shape {values.shape} does not match the shape {self.intrep.shape}"
+                )
+            values = np.broadcast_to(values, self.intrep.shape)
+        values = values.reshape(-1)
+        if not values.size:
+            return self
+        largest = max(float(np.max(values)), -float(np.min(values)))  # NaN if there is one
+        if not self._bound + largest < self.limit:
+            self._bound = self._largest()
+            if not self._bound + largest < self.limit:
+                self._check_sum(values, operation)
+        scale = 2.0**self.radix_bits
+        for part, scratch in _chunks(values.size):
+            scaled = np.multiply(values[part], scale, out=scratch.view(np.float64))
+            np.rint(scaled, out=scaled)
+            ints = scaled.astype(np.int64)
+            operation(self._flat[part], ints, out=self._flat[part])
+        self._bound += largest + 1.0 / scale
+        return self
+
+    def _largest(self) -> float:
+        """The largest magnitude, rounded up a little."""
+        if not self._flat.size:
+            return 0.0
+        extremes = float(self._flat.max()), -float(self._flat.min())
+        return max(*extremes, 0.0) * 2.0**-self.radix_bits * (1 + 2.0**-40)
+
+    def _check_sum(self, values: NDArray[np.float64], operation: np.ufunc) -> None:
+        """Raise at the first element that does not fit; the maxima alone may lie in different elements."""
+        if not np.all(np.isfinite(values)):
+            index = int(np.argmin(np.isfinite(values)))
+            raise FixedPointRangeError(
+                f"{values[index]} at position {index} can't be held in fixed point", index
+            )
+        sums = operation(self.val.reshape(-1), values)
+        fits = (np.abs(sums) < self.limit * (1 - 2.0**-40)) & (np.abs(values) < self.limit)
+        if not np.all(fits):
+            index = int(np.argmin(fits))
+            raise FixedPointRangeError(
+                f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}", index
+            )
+
+
+def round_to_lattice(factor: ArrayLike) -> NDArray[np.float64]:
+    """The factors that `ExactRep.mul` really applies: the nearest multiples of 2**-24, as float64."""
+    return np.rint(np.asarray(factor, np.float64) * 2.0**FACTOR_BITS) * 2.0**-FACTOR_BITS
+
+
+def as_ratio(a: ArrayLike) -> tuple:
+    """Integers n, d with n / d the multiple of 2**-24 nearest to a, in lowest terms where a is a scalar.
+
+    Raises ValueError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
+    """
+    factor = np.asarray(a, np.float64) if not isinstance(a, float) else a
+    fits = (factor > 2.0 ** -(FACTOR_BITS + 1)) & (factor <= MAX_FACTOR)  # False for NaN
+    if not (fits if isinstance(fits, bool) else fits.all()):
+        raise ValueError(
+            f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {a}"
+        )
+    d = 1 << FACTOR_BITS
+    if np.ndim(factor):
+        return np.rint(factor * d).astype(np.int64), d
+    n = round(float(factor) * d)
+    common = min(n & -n, d)  # a smaller d replaces fewer low bits of x: less noise
+    return n // common, d // common
+
+
+def _as_modulus(m: ArrayLike, shape: tuple[int, ...]) -> int | NDArray[np.int64]:
+    values = np.asarray(m)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"the terms of a ratio must be integers, got dtype {values.dtype}")
+    if values.shape not in ((), shape):
+        raise ValueError(f"the terms of a ratio must be of shape () or {shape}, got {values.shape}")
+    if np.any(values < 1) or np.any(values > 1 << (FACTOR_BITS + 16)):
+        raise ValueError(f"the terms of a ratio must be in 1..2**{FACTOR_BITS + 16}, got {m}")
+    return int(values) if values.ndim == 0 else values.astype(np.int64).reshape(-1)
+
+
+def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
+    """The largest n / d, and the largest n."""
+    if all(isinstance(n, int) and isinstance(d, int) for n, d in ratios):
+        return max(n / d for n, d in ratios), float(max(n for n, _ in ratios))
+    return (
+        max(float(np.max(np.divide(n, d), initial=0.0)) for n, d in ratios),
+        max(float(np.max(n, initial=0)) for n, _ in ratios),
+    )
+
+
+def _chunks(length: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Slices that cover range(length), each with a scratch array of its length."""
+    scratch = np.empty(min(length, CHUNK), np.int64)
+    for start in range(0, length, CHUNK):
+        stop = min(start + CHUNK, length)
+        yield slice(start, stop), scratch[: stop - start]
+
+
+def _unsigned(m: int | NDArray[np.int64]) -> np.uint64 | NDArray[np.uint64]:
+    return np.uint64(m) if isinstance(m, int) else m.astype(np.uint64)
+
+
+def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
+    """log2 in units of 2**-32 bit."""
+    return _log2_of_int(M) if isinstance(M, int) else _log2_of_array(M)
+
+
+@lru_cache(maxsize=4096)
+def _log2_of_int(M: int) -> int:
+    # by way of the array function, so that a scalar and a vector modulus of the same value agree exactly
+    return int(_log2_of_array(np.array([M], np.int64))[0])
+
+
+def _log2_of_array(M: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.rint(np.log2(M.astype(np.float64)) * _BIT).astype(np.int64)

@@ -1,0 +1,157 @@
+"""Nested containers of float arrays ("pytrees") as one flat vector, and back.
+
+A tree is an array, or a dict, list, tuple, named tuple or None of trees.  Inside a function that autograd
+differentiates, containers and leaves may arrive as autograd's boxes; everything here takes them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import autograd.numpy as np
+import numpy as onp
+
+from hypergrad.differentiation import value_of
+
+__all__ = ["Layout", "broadcast_prefix", "children", "leaves_of"]
+
+Tree = Any
+
+
+def children(tree: Tree) -> list[tuple[str, Tree]] | None:
+    """The (path suffix, subtree) pairs of a container in order; None for a leaf."""
+    value = value_of(tree)
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [(f"[{key!r}]", tree[key]) for key in value]
+    if isinstance(value, (list, tuple)):
+        return [(f"[{i}]", tree[i]) for i in range(len(value))]
+    return None
+
+
+def leaves_of(tree: Tree, name: str) -> list[tuple[str, Any]]:
+    """All (path, leaf) pairs in order, paths starting with `name`."""
+    below = children(tree)
+    if below is None:
+        return [(name, tree)]
+    return [pair for suffix, subtree in below for pair in leaves_of(subtree, name + suffix)]
+
+
+class Layout:
+    """How a tree of float arrays lies in one flat vector: leaves end to end, in order, row by row.
+
+    tree: the tree to take the shapes from.  name: what error messages call it.
+    Raises TypeError where a leaf is not an array of floats, ValueError where it holds NaN or infinity.
+    """
+
+    def __init__(self, tree: Tree, name: str) -> None:
+        self.name = name
+        self._structure = _map(value_of, tree)
+        pairs = leaves_of(self._structure, name)
+        self.paths = [path for path, _ in pairs]
+        for path, leaf in pairs:
+            _check_leaf(path, leaf)
+        self.shapes = [onp.shape(leaf) for _, leaf in pairs]
+        self.sizes = [int(onp.prod(shape, dtype=int)) for shape in self.shapes]
+        ends = onp.cumsum([0, *self.sizes]).tolist()
+        self.size = ends[-1]
+        self.slices = [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+    def flatten(self, tree: Tree, name: str | None = None) -> Any:
+        """The leaves of `tree` as one float64 vector, (size,); differentiable, never a view of the leaves.
+
+        Raises ValueError where the tree does not match, TypeError where a leaf holds no floats.
+        """
+        name = name or self.name
+        pairs = leaves_of(tree, name)
+        shapes = [onp.shape(value_of(leaf)) for _, leaf in pairs]
+        for path, leaf in pairs:
+            _check_leaf(path, value_of(leaf))
+        paths = [path.removeprefix(name) for path, _ in pairs]
+        if paths != [path.removeprefix(self.name) for path in self.paths] or shapes != self.shapes:
+            raise ValueError(
+                f"{name} must match {self.name}: expected {_describe(self.paths, self.shapes)}, "
+                f"got {_describe([path for path, _ in pairs], shapes)}"
+            )
+        if not pairs:
+            return onp.zeros(0)
+        return np.concatenate([np.ravel(leaf) for _, leaf in pairs]) * 1.0
+
+    def unflatten(self, vector: Any) -> Tree:
+        """The tree whose leaves are the parts of `vector`, (size,): views, in plain containers."""
+        return self.rebuild(self.split(vector))
+
+    def split(self, vector: Any) -> list[Any]:
+        """The leaves alone."""
+        return [np.reshape(vector[part], shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
+
+    def rebuild(self, leaves: Iterable[Any]) -> Tree:
+        """The tree with these leaves."""
+        remaining = iter(leaves)
+        return _map(lambda _: next(remaining), self._structure)
+
+    def locate(self, index: int) -> str:
+        """What to call element `index` of the flat vector, like weights['W1'][3, 5]."""
+        for path, part, shape in zip(self.paths, self.slices, self.shapes, strict=True):
+            if part.start <= index < part.stop:
+                position = ", ".join(str(int(i)) for i in onp.unravel_index(index - part.start, shape))
+                return f"{path}[{position}]" if shape else path
+        raise IndexError(index)
+
+
+def broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> Iterator[tuple[str, Any]]:
+    """For every leaf of `tree`, the (path, leaf) of `prefix` that stands for it.
+
+    A leaf of `prefix` stands for all leaves below that place in `tree`; containers of `prefix` must have the
+    same keys or length as those of `tree` at their place, else ValueError.
+    """
+    below, below_prefix = children(tree), children(prefix)
+    if below_prefix is None:
+        for _ in leaves_of(tree, name):
+            yield prefix_name, prefix
+        return
+    keys = None if below is None else [suffix for suffix, _ in below]
+    keys_prefix = [suffix for suffix, _ in below_prefix]
+    if keys is None or sorted(keys) != sorted(keys_prefix):
+        expected = "one value" if keys is None else f"entries {' '.join(keys) or '(none)'}"
+        raise ValueError(
+            f"{prefix_name} does not match {name}: expected {expected}, got entries "
+            f"{' '.join(keys_prefix) or '(none)'}; give a scalar, an array of one value per step, or "
+            f"a container of those with the structure of the weights"
+        )
+    by_suffix = dict(below_prefix)
+    for suffix, subtree in below:
+        yield from broadcast_prefix(by_suffix[suffix], subtree, prefix_name + suffix, name + suffix)
+
+
+def _map(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """The tree in plain containers, with function(leaf) for every leaf."""
+    value = value_of(tree)
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return {key: _map(function, tree[key]) for key in value}
+    if isinstance(value, (list, tuple)):
+        mapped = [_map(function, tree[i]) for i in range(len(value))]
+        if hasattr(value, "_fields"):
+            return type(value)(*mapped)
+        return tuple(mapped) if isinstance(value, tuple) else mapped
+    return function(tree)
+
+
+def _check_leaf(path: str, leaf: Any) -> None:
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, float) or (dtype is not None and onp.issubdtype(dtype, onp.floating)):
+        if not onp.all(onp.isfinite(leaf)):
+            raise ValueError(f"{path} holds NaN or infinity")
+        return
+    what = f"dtype {dtype}" if dtype is not None else f"type {type(leaf).__name__}"
+    raise TypeError(
+        f"{path} must be an array of floats, got {what}; convert it with numpy.asarray({path}, float)"
+    )
+
+
+def _describe(paths: list[str], shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(f"{path} {shape}" for path, shape in zip(paths, shapes, strict=True)) or "nothing"
