@@ -2,18 +2,12 @@
 
     weights = hypergrad.train(loss, weights, hypergrad.Momentum(step_size, decay), num_steps, theta)
 
-is differentiable by autograd with respect to the initial weights, theta, and every hyperparameter of the rule.
+is differentiable by autograd with respect to the initial weights, theta and every hyperparameter of the rule.
 """
 
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
-from hypergrad.reversible import (
-    NonFiniteGradientError,
-    ReversalError,
-    Reversible,
-    Step,
-    Stored,
-    train,
-)
+from hypergrad.recoveries import NonFiniteGradientError, ReversalError, Reversible, Stored
+from hypergrad.reversible import Step, train
 from hypergrad.rules import Momentum
 from hypergrad.util import logistic, logit
 

@@ -343,6 +343,11 @@ class ExactRep:
 
     __hash__ = None  # type: ignore[assignment]  # mutable
 
+    def forget(self) -> None:
+        """Let go of digits that no `div` will ask for: for numbers that are only ever made smaller."""
+        for store in self.stores:
+            store.forget()
+
     def add(self, A: ArrayLike) -> ExactRep:
         """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
         return self._accumulate(A, np.add)

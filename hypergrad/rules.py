@@ -8,12 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from hypergrad.differentiation import rounded_factor
-from hypergrad.reversible import Add, Decay, Program
+from hypergrad.operations import Add, Decay, Program
 
-__all__ = ["Momentum"]
+__all__ = ["Momentum", "Rule"]
+
+Schedule = Callable[[Any, str], Any]
+
+
+class Rule(Protocol):
+    """What the engine asks of an update rule."""
+
+    program: Program  # the operations of one step, in order
+    states: Mapping[str, str]  # name in the program -> name in messages, of every state but the weights "w"
+
+    def initial(self) -> Mapping[str, Any]:
+        """The initial value of each state: a tree like the weights, or None for zeros."""
+
+    def coefficients(self, schedule: Schedule) -> Mapping[str, Any]:
+        """The coefficients that the program names, each of shape (1 or num_steps, 1 or number of leaves).
+
+        schedule(value, name) brings a hyperparameter to that shape; what follows is written with
+        autograd.numpy.  The factor of a `Decay` goes through `rounded_factor`.
+        """
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,7 @@ class Momentum:
         """The initial velocity."""
         return {"v": self.velocity}
 
-    def coefficients(self, schedule: Callable[[Any, str], Any], num_steps: int) -> Mapping[str, Any]:
+    def coefficients(self, schedule: Schedule) -> Mapping[str, Any]:
         """The decay as it is really applied, so that what runs is exactly momentum at that decay."""
         decay = rounded_factor(schedule(self.decay, "decay"))
         return {

@@ -6,6 +6,7 @@ differentiates, containers and leaves may arrive as autograd's boxes; everything
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as onp
 
 from hypergrad.differentiation import value_of
 
-__all__ = ["Layout", "broadcast_prefix", "children", "leaves_of"]
+__all__ = ["Layout", "schedule"]
 
 Tree = Any
 
 
-def children(tree: Tree) -> list[tuple[str, Tree]] | None:
+def _children(tree: Tree) -> list[tuple[str, Tree]] | None:
     """The (path suffix, subtree) pairs of a container in order; None for a leaf."""
     value = value_of(tree)
     if value is None:
@@ -31,12 +32,12 @@ def children(tree: Tree) -> list[tuple[str, Tree]] | None:
     return None
 
 
-def leaves_of(tree: Tree, name: str) -> list[tuple[str, Any]]:
+def _leaves_of(tree: Tree, name: str) -> list[tuple[str, Any]]:
     """All (path, leaf) pairs in order, paths starting with `name`."""
-    below = children(tree)
+    below = _children(tree)
     if below is None:
         return [(name, tree)]
-    return [pair for suffix, subtree in below for pair in leaves_of(subtree, name + suffix)]
+    return [pair for suffix, subtree in below for pair in _leaves_of(subtree, name + suffix)]
 
 
 class Layout:
@@ -49,7 +50,7 @@ class Layout:
     def __init__(self, tree: Tree, name: str) -> None:
         self.name = name
         self._structure = _map(value_of, tree)
-        pairs = leaves_of(self._structure, name)
+        pairs = _leaves_of(self._structure, name)
         self.paths = [path for path, _ in pairs]
         for path, leaf in pairs:
             _check_leaf(path, leaf)
@@ -57,7 +58,7 @@ class Layout:
         self.sizes = [int(onp.prod(shape, dtype=int)) for shape in self.shapes]
         ends = onp.cumsum([0, *self.sizes]).tolist()
         self.size = ends[-1]
-        self.slices = [slice(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        self.slices = [slice(start, end) for start, end in itertools.pairwise(ends)]
 
     def flatten(self, tree: Tree, name: str | None = None) -> Any:
         """The leaves of `tree` as one float64 vector, (size,); differentiable, never a view of the leaves.
@@ -65,7 +66,7 @@ class Layout:
         Raises ValueError where the tree does not match, TypeError where a leaf holds no floats.
         """
         name = name or self.name
-        pairs = leaves_of(tree, name)
+        pairs = _leaves_of(tree, name)
         shapes = [onp.shape(value_of(leaf)) for _, leaf in pairs]
         for path, leaf in pairs:
             _check_leaf(path, value_of(leaf))
@@ -101,15 +102,15 @@ class Layout:
         raise IndexError(index)
 
 
-def broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> Iterator[tuple[str, Any]]:
+def _broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> Iterator[tuple[str, Any]]:
     """For every leaf of `tree`, the (path, leaf) of `prefix` that stands for it.
 
     A leaf of `prefix` stands for all leaves below that place in `tree`; containers of `prefix` must have the
     same keys or length as those of `tree` at their place, else ValueError.
     """
-    below, below_prefix = children(tree), children(prefix)
+    below, below_prefix = _children(tree), _children(prefix)
     if below_prefix is None:
-        for _ in leaves_of(tree, name):
+        for _ in _leaves_of(tree, name):
             yield prefix_name, prefix
         return
     keys = None if below is None else [suffix for suffix, _ in below]
@@ -123,7 +124,33 @@ def broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> I
         )
     by_suffix = dict(below_prefix)
     for suffix, subtree in below:
-        yield from broadcast_prefix(by_suffix[suffix], subtree, prefix_name + suffix, name + suffix)
+        yield from _broadcast_prefix(by_suffix[suffix], subtree, prefix_name + suffix, name + suffix)
+
+
+def schedule(value: Any, name: str, weights: Tree, num_steps: int) -> Any:
+    """A hyperparameter of a rule as an array of shape (1 or num_steps, 1 or number of leaves); differentiable.
+
+    value: a scalar, an array of shape (num_steps,), or a tree of those that matches the weights or a prefix.
+    Raises ValueError where the shape or the tree does not match, TypeError where it holds no numbers.
+    """
+    if _children(value) is None:
+        return _column(value, name, num_steps)
+    pairs = _broadcast_prefix(value, weights, name, "weights")
+    columns = [_column(leaf, path, num_steps) for path, leaf in pairs]
+    rows = max((onp.shape(value_of(column))[0] for column in columns), default=1)
+    return np.concatenate([column * onp.ones((rows, 1)) for column in columns], axis=1)
+
+
+def _column(value: Any, path: str, num_steps: int) -> Any:
+    plain = onp.asarray(value_of(value))
+    if plain.dtype.kind not in "fiu":
+        raise TypeError(f"{path} must be a number, or an array of one per step, got {value_of(value)!r:.60}")
+    if plain.shape not in ((), (num_steps,)):
+        raise ValueError(
+            f"{path} must be a scalar, or a schedule of shape ({num_steps},) with one value per step, got shape "
+            f"{plain.shape}"
+        )
+    return np.reshape(value, (-1, 1)) * 1.0
 
 
 def _map(function: Callable[[Any], Any], tree: Tree) -> Tree:
