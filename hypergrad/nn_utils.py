@@ -1,0 +1,223 @@
+"""The small neural networks of the experiments, and what their scripts need around them.
+
+Networks have tanh hidden units and a log-softmax output; their weights are a list of (W, b) pairs
+(`init_weights`, `net_log_probs`) or one vector (`make_nn_funs`, the 2015 interface), with one forward pass for
+both.  The 2015 package had the parsers of vectors here as well, so they can be imported from here.  As there,
+`logit` in this module is the logistic function and `inv_logit` its inverse; `hypergrad.util` has them under
+their usual names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import autograd.numpy as np
+from autograd.extend import defjvp, defvjp, notrace_primitive, primitive
+
+from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
+from hypergrad.util import logistic as logit
+from hypergrad.util import logit as inv_logit
+
+__all__ = [
+    "BatchList",
+    "VectorParser",
+    "WeightsParser",
+    "d_logit",
+    "error_rate",
+    "fill_parser",
+    "init_weights",
+    "inv_logit",
+    "logit",
+    "logsumexp",
+    "make_nn_funs",
+    "net_log_probs",
+    "nice_layer_name",
+    "nll",
+    "plot_images",
+    "plot_mnist_images",
+]
+
+Array = Any  # a float array, or what autograd puts in its place while it traces
+Weights = Sequence[tuple[Array, Array]]
+
+
+# autograd differentiates tanh to a cosh, and the maximum in logsumexp although the result does not depend on
+# it.  Without that a network's gradient takes a tenth less time, its Hessian-vector product a fifth.
+@primitive
+def _tanh(x: Array) -> Array:
+    return np.tanh(x)
+
+
+defvjp(_tanh, lambda ans, x: lambda g: g * (1.0 - np.square(ans)))
+defjvp(_tanh, lambda g, ans, x: g * (1.0 - np.square(ans)))
+
+_untraced_max = notrace_primitive(np.max)
+
+
+class BatchList(list):
+    """Slices that cut rows 0 .. N_total - 1 into minibatches of N_batch, the last one perhaps smaller.
+
+    all_idxs: the slice of all rows.
+    """
+
+    def __init__(self, N_total: int, N_batch: int) -> None:
+        if N_total < 1 or N_batch < 1:
+            raise ValueError(f"expected at least one row and one row a batch, got {N_total} and {N_batch}")
+        super().__init__(slice(i, min(i + N_batch, N_total)) for i in range(0, N_total, N_batch))
+        self.all_idxs = slice(0, N_total)
+
+
+def logsumexp(X: Array, axis: int) -> Array:
+    """log(sum(exp(X))) along an axis, which stays, with length 1.  No overflow, whatever the entries."""
+    largest = _untraced_max(X, axis=axis, keepdims=True)
+    shift = np.where(np.isfinite(largest), largest, 0.0)  # inf - inf would be NaN
+    return shift + np.log(np.sum(np.exp(X - shift), axis=axis, keepdims=True))
+
+
+def d_logit(x: Array) -> Array:
+    """The derivative of the logistic function, elementwise."""
+    return logit(x) * logit(np.negative(x))
+
+
+def _layer_shapes(layer_sizes: Sequence[int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    sizes = [int(size) for size in layer_sizes]
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"expected the sizes of at least an input and an output layer, got {layer_sizes}")
+    return [((m, n), (1, n)) for m, n in pairwise(sizes)]
+
+
+def init_weights(layer_sizes: Sequence[int], RS: np.random.RandomState, scale: Array) -> Weights:
+    """Normally distributed initial weights: for each layer W, (m, n), and b, (1, n).
+
+    Invariant: the numbers are those of RS.randn(N) * scale in the order of `make_nn_funs`'s vector.
+    scale: standard deviation; one number, or an array that broadcasts to (layers, 2), for W and b of each.
+    """
+    shapes = _layer_shapes(layer_sizes)
+    scales = np.ones((len(shapes), 2)) * np.array(scale)
+    if np.shape(scales) != (len(shapes), 2):
+        raise ValueError(f"scale must broadcast to shape ({len(shapes)}, 2), got shape {np.shape(scale)}")
+    return [
+        (scales[i, 0] * RS.randn(*W_shape), scales[i, 1] * RS.randn(*b_shape))
+        for i, (W_shape, b_shape) in enumerate(shapes)
+    ]
+
+
+def net_log_probs(weights: Weights, X: Array) -> Array:
+    """Log-probabilities of the classes, (rows, classes): tanh layers, the last one log-softmax.
+
+    weights: for each layer W, (m, n), and b, (n,) or (1, n).  X: (rows, m of the first layer).
+    Raises ValueError where the shapes do not fit.
+    """
+    if len(weights) == 0 or np.ndim(X) != 2:
+        raise ValueError(
+            f"expected a layer or more and X of shape (rows, m), got {len(weights)}, {np.shape(X)}"
+        )
+    activations, width = X, np.shape(X)[1]
+    for i in range(len(weights)):
+        W, b = weights[i]
+        W_shape, b_shape = np.shape(W), np.shape(b)
+        if len(W_shape) != 2 or W_shape[0] != width or b_shape not in (W_shape[1:], (1, *W_shape[1:])):
+            raise ValueError(f"layer {i}: {width} inputs do not fit weights {W_shape} and biases {b_shape}")
+        inputs, width = np.dot(activations, W) + b, W_shape[1]
+        if i + 1 < len(weights):
+            activations = _tanh(inputs)
+    return inputs - logsumexp(inputs, axis=1)
+
+
+def nll(log_probs: Array, T: Array) -> Array:
+    """Mean negative log-likelihood, nats a row.  log_probs: (rows, classes).  T: the same, one-hot labels."""
+    _check_labels(log_probs, T)
+    return np.sum(log_probs * (T / -np.shape(T)[0]))
+
+
+def error_rate(log_probs: Array, T: Array) -> float:
+    """Fraction of the rows whose most probable class is not the label.  Shapes as for `nll`."""
+    _check_labels(log_probs, T)
+    return np.mean(np.argmax(log_probs, axis=1) != np.argmax(T, axis=1))
+
+
+def _check_labels(log_probs: Array, T: Array) -> None:
+    if np.shape(T) != np.shape(log_probs) or np.ndim(T) != 2 or np.shape(T)[0] == 0:
+        raise ValueError(
+            f"expected one-hot labels of the predictions' shape {np.shape(log_probs)}, (rows, classes), and "
+            f"at least one row, got shape {np.shape(T)}"
+        )
+
+
+def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Callable, Callable]:
+    """A network whose weights are one vector: (parser, predictions, loss, frac_err).
+
+    parser: its vector, zero, holds weights 0, biases 0, weights 1, ..., of shapes (m, n) and (1, n), under the
+        names ("weights", i) and ("biases", i).
+    predictions(W_vect, X): as `net_log_probs`.
+    loss(W_vect, X, T, L2_reg=0.0): `nll` of the predictions, plus sum(L2_reg * W_vect**2); L2_reg of shape ()
+        or that of W_vect.
+    frac_err(W_vect, X, T): `error_rate` of the predictions.
+    They raise ValueError where shapes do not fit.
+    """
+    parser, layout = VectorParser(), WeightsParser()
+    for i, shapes in enumerate(_layer_shapes(layer_sizes)):
+        for kind, shape in zip(("weights", "biases"), shapes, strict=True):
+            parser.add_shape((kind, i), shape)
+            layout.add_weights((kind, i), shape)
+
+    def predictions(W_vect: Array, X: Array) -> Array:
+        layers = range(len(layer_sizes) - 1)
+        weights = [(layout.get(W_vect, ("weights", i)), layout.get(W_vect, ("biases", i))) for i in layers]
+        return net_log_probs(weights, X)
+
+    def loss(W_vect: Array, X: Array, T: Array, L2_reg: Array = 0.0) -> Array:
+        if np.shape(L2_reg) not in ((), np.shape(W_vect)):
+            raise ValueError(f"L2_reg must be of shape () or {np.shape(W_vect)}, got {np.shape(L2_reg)}")
+        data_loss = nll(predictions(W_vect, X), T)
+        if isinstance(L2_reg, (int, float)) and L2_reg == 0:
+            return data_loss
+        return data_loss + np.sum(L2_reg * np.square(W_vect))
+
+    def frac_err(W_vect: Array, X: Array, T: Array) -> float:
+        return error_rate(predictions(W_vect, X), T)
+
+    return parser, predictions, loss, frac_err
+
+
+def nice_layer_name(key: tuple[str, int]) -> str:
+    """A block's name as people count: ("weights", 0) -> "Layer 1 weights"."""
+    kind, layer = key
+    return f"Layer {layer + 1} {kind}"
+
+
+def plot_images(
+    images: np.ndarray,
+    ax: Any,
+    ims_per_row: int = 5,
+    padding: int = 5,
+    digit_dimensions: tuple[int, int] = (28, 28),
+    cmap: Any = "binary",
+    vmin: float | None = None,
+) -> Any:
+    """Draw images side by side, row by row, in one matplotlib axes; returns matplotlib's AxesImage.
+
+    images: (number, height * width) or (number, height, width).  padding: pixels around each image, drawn as
+    vmin, which is the smallest pixel unless given.  digit_dimensions: (height, width).  cmap: colour map.
+    Raises ValueError where there is no image or the sizes do not fit.
+    """
+    height, width = digit_dimensions
+    images = np.asarray(images)
+    if len(images) == 0 or images[0].size != height * width:
+        raise ValueError(f"expected images of {height} x {width} pixels, got shape {images.shape}")
+    vmin = images.min() if vmin is None else vmin
+    columns = min(ims_per_row, len(images))
+    rows = -(-len(images) // columns)
+    tall, wide = height + padding, width + padding
+    canvas = np.full((rows * tall + padding, columns * wide + padding), float(vmin))
+    for i, image in enumerate(images):
+        top, left = padding + i // columns * tall, padding + i % columns * wide
+        canvas[top : top + height, left : left + width] = image.reshape(height, width)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax.imshow(canvas, cmap=cmap, vmin=vmin)
+
+
+plot_mnist_images = plot_images
