@@ -116,8 +116,14 @@ def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode]) -> list[Any]:
 
 
 def _join(parts: list[Any], leaves: Sequence[Any]) -> Any:
-    vectors = [
-        onp.zeros(onp.size(getval(leaf))) if part is None else np.ravel(part)
-        for part, leaf in zip(parts, leaves, strict=True)
-    ]
-    return np.concatenate(vectors) if vectors else onp.zeros(0)
+    """The parts end to end, zeros for those that are None."""
+    sizes = [onp.size(getval(leaf)) for leaf in leaves]
+    if any(isbox(part) for part in parts):
+        vectors = [onp.zeros(n) if x is None else np.ravel(x) for x, n in zip(parts, sizes, strict=True)]
+        return np.concatenate(vectors)
+    joined, start = onp.empty(sum(sizes)), 0
+    for part, size in zip(parts, sizes, strict=True):
+        block = joined[start : start + size]
+        block.reshape(onp.shape(part) if part is not None else size)[...] = 0.0 if part is None else part
+        start += size
+    return joined

@@ -16,6 +16,7 @@ there is no branch, mask or Python integer per element, and going back finds eve
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -34,8 +35,8 @@ CHUNK = 1 << 15  # elements worked on at a time, so that the scratch arrays stay
 # what lets the way back pass through the very levels of the way there.
 _BIT = 1 << 32
 _WORD = WORD_BITS * _BIT
-_START = 23 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
-_FULL, _EMPTY = 47 * _BIT, 39 * _BIT
+_START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
+_FULL, _EMPTY = 46 * _BIT, 38 * _BIT
 
 
 class FixedPointRangeError(ValueError):
@@ -58,7 +59,7 @@ class BitStore:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._head: NDArray[np.uint64] | None = np.zeros(length, np.uint64)
+        self._head: NDArray[np.int64] | None = np.zeros(length, np.int64)
         self._words: dict[int, NDArray[np.uint16]] = {}  # by depth; an absent one is all zeros
         # Depth counts the words moved out of the head so far; as moved zeros and absent words are the same
         # thing it may become negative.  Level is an upper bound of log2(head + 1).  Integers, or, after moduli
@@ -116,7 +117,7 @@ class BitStore:
             raise ValueError(f"digits must be of shape () or ({self._length},), got {digits.shape}")
         if np.any(digits < 0) or np.any(digits >= modulus):
             raise ValueError(f"digits must be in 0..M-1, got {digits.min()} to {digits.max()} with M = {M}")
-        self.absorb(np.array(np.broadcast_to(digits, self._length), np.int64), modulus)
+        self.multiply(np.array(np.broadcast_to(digits, self._length), np.int64), 1, modulus)
 
     def pop(self, M: ArrayLike) -> NDArray[np.int64]:
         """Take the top base-M digit off every element's stack: (length,) integers in 0..M-1.
@@ -124,50 +125,21 @@ class BitStore:
         M: as for `push`.  Popping an empty store gives zeros.
         """
         digits = np.zeros(self._length, np.int64)
-        self.emit(digits, self._check_modulus(M))
+        self.multiply(digits, self._check_modulus(M), 1)
         return digits
 
-    def absorb(self, x: NDArray[np.int64], M: int | NDArray[np.int64]) -> None:
-        """Move the lowest base-M digit of x, (length,), into the store: x <- x div M.  Inverse of `emit`."""
-        bits = _log2(M)
-        self._settle(self._level + bits)
-        for part, scratch in _chunks(self._length):
-            xs, head = x[part], self._head[part]
-            m = M if isinstance(M, int) else M[part]
-            if isinstance(m, int) and m & (m - 1) == 0:
-                np.bitwise_and(xs, m - 1, out=scratch)
-                np.right_shift(xs, m.bit_length() - 1, out=xs)
-                np.left_shift(head, np.uint64(m.bit_length() - 1), out=head)
-                np.bitwise_or(head, scratch.view(np.uint64), out=head)
-            else:
-                quotient = np.floor_divide(xs, m)
-                np.multiply(quotient, m, out=scratch)
-                np.subtract(xs, scratch, out=scratch)
-                xs[...] = quotient
-                np.multiply(head, _unsigned(m), out=head)
-                np.add(head, scratch.view(np.uint64), out=head)
-        self._set_level(self._level + bits)
+    def multiply(self, x: NDArray[np.int64], n: int | NDArray[np.int64], d: int | NDArray[np.int64]) -> None:
+        """Algorithm 3 on x, (length,), in place: push x mod d, x <- x div d; then x <- x * n + pop n.
 
-    def emit(self, x: NDArray[np.int64], M: int | NDArray[np.int64]) -> None:
-        """Move the top base-M digit of the store onto x, (length,): x <- x * M + digit.  Inverse of `absorb`."""
-        bits = _log2(M)
-        self._settle(self._level)
+        n, d: positive integers, or arrays of them, (length,).  Inverse: the same with n and d exchanged.
+        Integer arithmetic is modulo 2**64 throughout, which is right as long as the results fit.
+        """
+        self._settle(self._level + _log2(d))
         for part, scratch in _chunks(self._length):
             xs, head = x[part], self._head[part]
-            m = M if isinstance(M, int) else M[part]
-            if isinstance(m, int) and m & (m - 1) == 0:
-                np.bitwise_and(head, np.uint64(m - 1), out=scratch.view(np.uint64))
-                np.right_shift(head, np.uint64(m.bit_length() - 1), out=head)
-                np.left_shift(xs, m.bit_length() - 1, out=xs)
-                np.bitwise_or(xs, scratch, out=xs)
-            else:
-                quotient = np.floor_divide(head, _unsigned(m), out=scratch.view(np.uint64))
-                np.multiply(xs, m, out=xs)
-                np.add(xs, head.view(np.int64), out=xs)
-                np.copyto(head, quotient)
-                np.multiply(scratch, m, out=scratch)
-                np.subtract(xs, scratch, out=xs)
-        self._set_level(self._level - bits)
+            _move_digit(xs, head, d if isinstance(d, int) else d[part], scratch, np.int64)
+            _move_digit(head, xs, n if isinstance(n, int) else n[part], scratch, np.uint64)
+        self._set_level(self._level + _log2(d) - _log2(n))
 
     def pack(self) -> None:
         """Move every bit in use to the 16-bit words and free the head: the smallest form, for a store at rest.
@@ -198,15 +170,15 @@ class BitStore:
         return modulus.astype(np.int64) if modulus.ndim else int(modulus)
 
     def _settle(self, level: int | NDArray[np.int64]) -> None:
-        """Move words so that `level`, the one at which a digit is in the head, comes to lie in [47, 63) bits.
+        """Move words so that `level`, the one at which a digit is in the head, comes to lie in [46, 62) bits.
 
         Which words are out is a function of depth and level together alone, so it is the same for a push and
         for the pop that undoes it.  The head stays below 2**63: each division may round it up against its level,
-        by less than one part in 2**(level after it), that is 2**-23 at the factors we use, and the sign bit has
-        room for that.  Until 47 bits are in use nothing moves, down to 39, where zeros come in from below.
+        by less than one part in 2**(level after it), that is 2**-22 at the factors we use; bit 62 has
+        room for that.  Until 46 bits are in use nothing moves, down to 38, where zeros come in from below.
         """
         if self._head is None:
-            self._head = np.zeros(self._length, np.uint64)
+            self._head = np.zeros(self._length, np.int64)
         if isinstance(level, int):
             moves = self._depth_at(level + self._depth * _WORD) - self._depth
             for _ in range(moves):
@@ -226,7 +198,7 @@ class BitStore:
 
     def _spill(self) -> None:
         word = self._head.astype(np.uint16)  # the low 16 bits
-        self._head >>= np.uint64(WORD_BITS)
+        self._head >>= WORD_BITS
         if word.any():
             self._words[self._depth] = word
         self._depth += 1
@@ -235,7 +207,7 @@ class BitStore:
     def _refill(self) -> None:
         self._depth -= 1
         self._level += _WORD
-        self._head <<= np.uint64(WORD_BITS)
+        self._head <<= WORD_BITS
         word = self._words.pop(self._depth, None)
         if word is not None:
             self._head |= word
@@ -248,12 +220,12 @@ class BitStore:
                 rows = (step > 0) & (self._depth == depth)
                 word = self._words.setdefault(int(depth), np.zeros(self._length, np.uint16))
                 word[rows] = self._head[rows].astype(np.uint16)
-                self._head[rows] >>= np.uint64(WORD_BITS)
+                self._head[rows] >>= WORD_BITS
                 if not word.any():
                     del self._words[int(depth)]
             for depth in np.unique(self._depth[step < 0]):
                 rows = (step < 0) & (self._depth == depth)
-                self._head[rows] <<= np.uint64(WORD_BITS)
+                self._head[rows] <<= WORD_BITS
                 word = self._words.get(int(depth) - 1)
                 if word is not None:
                     self._head[rows] |= word[rows]
@@ -397,8 +369,7 @@ class ExactRep:
                 )
         for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
             if not (isinstance(n, int) and isinstance(d, int) and n == d):
-                store.absorb(self._flat[block], d)
-                store.emit(self._flat[block], n)
+                store.multiply(self._flat[block], n, d)
         self._bound = self._bound * growth + rounding
         return self
 
@@ -415,16 +386,16 @@ class ExactRep:
         if not values.size:
             return self
         largest = max(float(np.max(values)), -float(np.min(values)))  # NaN if there is one
-        if not self._bound + largest < self.limit:
+        if not self._bound + largest < self.limit:  # so written that NaN gets here too
             self._bound = self._largest()
             if not self._bound + largest < self.limit:
                 self._check_sum(values, operation)
         scale = 2.0**self.radix_bits
         for part, scratch in _chunks(values.size):
-            scaled = np.multiply(values[part], scale, out=scratch.view(np.float64))
+            scaled = np.multiply(values[part], scale, out=_scratch("scaled", scratch.size).view(np.float64))
             np.rint(scaled, out=scaled)
-            ints = scaled.astype(np.int64)
-            operation(self._flat[part], ints, out=self._flat[part])
+            np.copyto(scratch, scaled, casting="unsafe")
+            operation(self._flat[part], scratch, out=self._flat[part])
         self._bound += largest + 1.0 / scale
         return self
 
@@ -496,16 +467,50 @@ def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
     )
 
 
+_local = threading.local()
+
+
+def _scratch(name: str, length: int) -> NDArray[np.int64]:
+    """A scratch array of this thread, length <= CHUNK: allocating one afresh costs more than the arithmetic."""
+    if not hasattr(_local, name):
+        setattr(_local, name, np.empty(CHUNK, np.int64))
+    return getattr(_local, name)[:length]
+
+
 def _chunks(length: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     """Slices that cover range(length), each with a scratch array of its length."""
-    scratch = np.empty(min(length, CHUNK), np.int64)
     for start in range(0, length, CHUNK):
         stop = min(start + CHUNK, length)
-        yield slice(start, stop), scratch[: stop - start]
+        yield slice(start, stop), _scratch("digits", stop - start)
 
 
-def _unsigned(m: int | NDArray[np.int64]) -> np.uint64 | NDArray[np.uint64]:
-    return np.uint64(m) if isinstance(m, int) else m.astype(np.uint64)
+def _move_digit(
+    source: NDArray[np.int64],
+    target: NDArray[np.int64],
+    m: int | NDArray[np.int64],
+    scratch: NDArray[np.int64],
+    kind: type[np.int64] | type[np.uint64],
+) -> None:
+    """target <- target * m + source mod m;  source <- source div m.  All in place.
+
+    kind: np.uint64 where the source is known not to be negative, as dividing is twice as fast then.
+    """
+    if isinstance(m, int) and m & (m - 1) == 0:
+        if m > 1:
+            shift = m.bit_length() - 1
+            np.bitwise_and(source, m - 1, out=scratch)
+            np.left_shift(target, shift, out=target)
+            np.bitwise_or(target, scratch, out=target)
+            np.right_shift(source, shift, out=source)
+    else:
+        divisor = kind(m) if isinstance(m, int) else m.astype(kind)
+        np.floor_divide(source.view(kind), divisor, out=scratch.view(kind))
+        np.subtract(
+            target, scratch, out=target
+        )  # (target - quotient) * m + source: the remainder without a copy
+        np.multiply(target, m, out=target)
+        np.add(target, source, out=target)
+        np.copyto(source, scratch)
 
 
 def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:

@@ -51,7 +51,7 @@ class Decay:
         self, coefficients: Sequence[float], inputs: Sequence[Vector], d_target: Vector
     ) -> tuple[Sequence[float], Sequence[Vector]]:
         """(d_factor, nothing); changes d_target.  inputs: the target before, or none if d_factor is not wanted."""
-        d_factor = [np.dot(d_target, before) for before in inputs]
+        d_factor = [np.einsum("i,i", d_target, before) for before in inputs]
         d_target *= coefficients[0]
         return d_factor, ()
 
@@ -79,7 +79,7 @@ class Scaled:
         self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
     ) -> tuple[Sequence[float], Sequence[Vector]]:
         """(<cotangent, x>, c * cotangent)."""
-        return (np.dot(cotangent, inputs[0]),), (coefficients[0] * cotangent,)
+        return (np.einsum("i,i", cotangent, inputs[0]),), (coefficients[0] * cotangent,)
 
 
 SCALED = Scaled()
@@ -117,10 +117,10 @@ class Add:
         return self.kernel.pullback(coefficients, inputs, d_target)
 
     def _change(self, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
-        parts = [
-            self.kernel.forward(coefficients, [x[part] for x in inputs]) for part, coefficients in blocks
-        ]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        change = np.empty(blocks[-1][0].stop)
+        for part, coefficients in blocks:
+            change[part] = self.kernel.forward(coefficients, [x[part] for x in inputs])
+        return change
 
 
 Operation = Decay | Add
