@@ -118,7 +118,7 @@ def load_rotated_alphabets(
         from scipy.ndimage import rotate
 
         # grid-constant: paper around the drawing, so that ink at the very edge fades instead of vanishing.
-        return rotate(images, angle, axes=(2, 1), reshape=False, order=1, mode="grid-constant")
+        return rotate(images, angle, axes=(1, 2), reshape=False, order=1, mode="grid-constant")
 
     originals = [_shuffled(alphabet, RS) for alphabet in load_data(CURATED_ALPHABETS)]
     return _with_copies(originals, rotated, normalize)
