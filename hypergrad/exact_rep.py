@@ -38,6 +38,8 @@ _WORD = WORD_BITS * _BIT
 _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
 _FULL, _EMPTY = 46 * _BIT, 38 * _BIT
 
+_ROUNDING = int(np.float64(1.5 * 2.0**52).view(np.int64))
+
 
 class FixedPointRangeError(ValueError):
     """A number that fixed point can't hold; `index` is the position of the first such element."""
@@ -393,8 +395,14 @@ class ExactRep:
         scale = 2.0**self.radix_bits
         for part, scratch in _chunks(values.size):
             scaled = np.multiply(values[part], scale, out=_scratch("scaled", scratch.size).view(np.float64))
-            np.rint(scaled, out=scaled)
-            np.copyto(scratch, scaled, casting="unsafe")
+            if largest * scale < 2.0**51:
+                # added to 1.5 * 2**52, a float is rounded to an integer, which is then in its low bits: the
+                # same as below, at half the cost
+                scaled += 1.5 * 2.0**52
+                np.subtract(scaled.view(np.int64), _ROUNDING, out=scratch)
+            else:
+                np.rint(scaled, out=scaled)
+                np.copyto(scratch, scaled, casting="unsafe")
             operation(self._flat[part], scratch, out=self._flat[part])
         self._bound += largest + 1.0 / scale
         return self
