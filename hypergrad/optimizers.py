@@ -154,6 +154,6 @@ def _checked(g: ArrayLike, x: Vector, i: int) -> Vector:
         first = tuple(int(index) for index in np.argwhere(bad)[0])
         raise FloatingPointError(
             f"iteration {i}: {bad.sum()} of {g.size} entries of the gradient are not finite, "
-            f"the first, {g[first]}, at index {first}; a smaller step size may keep x where the objective can be evaluated"
+            f"the first, {g[first]}, at index {first}; try a smaller step size"
         )
     return g
