@@ -33,10 +33,10 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
     """
     value, roots = _trace(loss, leaves)
     plain = getval(value)
-    if onp.size(plain) != 1 or not onp.issubdtype(onp.asarray(plain).dtype, onp.floating):
-        what = f"dtype {onp.asarray(plain).dtype}, shape {onp.shape(plain)}"
-        if plain is None or isinstance(plain, (tuple, list, dict, str)):
-            what = f"a {type(plain).__name__}"
+    if plain is None or isinstance(plain, (tuple, list, dict, str)):
+        raise ValueError(f"the training loss must return one float, got a {type(plain).__name__} ({where})")
+    if onp.size(plain) != 1 or onp.result_type(plain).kind != "f":
+        what = f"{onp.result_type(plain)} of shape {onp.shape(plain)}"
         raise ValueError(f"the training loss must return one float, got {what} ({where})")
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)

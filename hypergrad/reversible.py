@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import ExactRep, FixedPointRangeError
+from hypergrad.exact_rep import RADIX_BITS, ExactRep, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Operation, Vector
 from hypergrad.recoveries import NonFiniteGradientError, Recovery, Reversible
 from hypergrad.rules import Rule
@@ -317,7 +317,9 @@ class Run:
         for name in ("w", *self.rule.states):
             sizes = self.layout.sizes if name in separate else [self.layout.size]
             try:
-                states[name] = ExactRep(self.arguments[name], sizes=sizes)
+                states[name] = ExactRep(
+                    self.arguments[name], radix_bits=self.rule.radix_bits.get(name, RADIX_BITS), sizes=sizes
+                )
             except FixedPointRangeError as error:
                 where = self.title(name, self.layout.locate(error.index))
                 raise FixedPointRangeError(f"initial {where}: {error}", error.index) from error

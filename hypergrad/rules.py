@@ -23,6 +23,7 @@ class Rule(Protocol):
 
     program: Program  # the operations of one step, in order
     states: Mapping[str, str]  # name in the program -> name in messages, of every state but the weights "w"
+    radix_bits: Mapping[str, int]  # resolution 2**-radix_bits, range +-2**(63 - radix_bits); 52 for others
 
     def initial(self) -> Mapping[str, Any]:
         """The initial value of each state: a tree like the weights, or None for zeros."""
@@ -54,6 +55,7 @@ class Momentum:
     velocity: Any = None
 
     states: ClassVar[Mapping[str, str]] = {"v": "velocity"}
+    radix_bits: ClassVar[Mapping[str, int]] = {}
     program: ClassVar[Program] = (
         Decay("v", "decay"),
         Add("v", ("decay - 1",), ("g",)),

@@ -1,0 +1,302 @@
+"""Exact reversal of the arithmetic alone: numbers and buffer come back bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypergrad.exact_rep import (
+    FACTOR_BITS,
+    BitStore,
+    ExactRep,
+    FixedPointRangeError,
+    as_ratio,
+    round_to_lattice,
+)
+
+UNDO = {"add": "sub", "sub": "add", "mul": "div", "div": "mul"}
+
+
+@st.composite
+def operations(draw, length):
+    """A sequence of (name, operand): vectors and scalars, factors below, at and above one."""
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.RandomState(seed)
+    names = draw(st.lists(st.sampled_from(sorted(UNDO)), max_size=80))
+    sequence = []
+    for name in names:
+        size = length if draw(st.booleans()) else None
+        if name in ("add", "sub"):
+            operand = rng.standard_normal(size)
+        else:
+            scale = draw(st.sampled_from([1e-6, 0.05, 0.5, 0.9, 0.999999, 1.0, 1.01, 3.0, 1000.0]))
+            operand = scale if size is None else scale * (0.9 + 0.2 * rng.rand(size))
+        sequence.append((name, operand))
+    return sequence
+
+
+def apply_all(x, sequence):
+    """Apply what stays in range; what was applied."""
+    done = []
+    for name, operand in sequence:
+        before = x.intrep.copy()
+        try:
+            getattr(x, name)(operand)
+        except FixedPointRangeError:
+            np.testing.assert_array_equal(x.intrep, before, err_msg="a refused operation changed the value")
+        else:
+            done.append((name, operand))
+    return done
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(1, 6))
+def test_any_sequence_undone_in_reverse_restores_value_and_buffer(data, length):
+    start = np.random.RandomState(length).standard_normal(length)
+    x = ExactRep(start)
+    done = apply_all(x, data.draw(operations(length)))
+    for name, operand in reversed(done):
+        getattr(x, UNDO[name])(operand)
+    assert x == ExactRep(start)
+    assert np.array_equal(x.val, ExactRep(start).val)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 4))
+def test_a_buffer_with_digits_in_it_is_restored_too(data, length):
+    x, twin = ExactRep(np.ones(length)), ExactRep(np.ones(length))
+    before = data.draw(operations(length))
+    apply_all(x, before)
+    apply_all(twin, before)
+    for name, operand in reversed(apply_all(x, data.draw(operations(length)))):
+        getattr(x, UNDO[name])(operand)
+    assert x == twin
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_blocks_with_factors_of_their_own(data, sizes):
+    rng = np.random.RandomState(data.draw(st.integers(0, 1000)))
+    start = rng.standard_normal(sum(sizes))
+    x, done = ExactRep(start, sizes=sizes), []
+    for _ in range(data.draw(st.integers(0, 40))):
+        change = rng.standard_normal(len(start))
+        ratios = [as_ratio(float(0.3 + 0.7 * rng.rand())) for _ in sizes]
+        x.add(change).rational_mul_blocks(ratios)
+        done.append((change, ratios))
+    for change, ratios in reversed(done):
+        x.rational_mul_blocks([ratio[::-1] for ratio in ratios]).sub(change)
+    assert x == ExactRep(start, sizes=sizes)
+
+
+def test_long_run_back_and_forth():
+    rng = np.random.RandomState(0)
+    x = ExactRep(rng.standard_normal(50))
+    changes, factors = rng.standard_normal((3000, 50)) * 0.1, 0.5 + 0.5 * rng.rand(3000)
+    for change, factor in zip(changes, factors, strict=True):
+        x.mul(factor).add(change)
+    x.aux.pack()
+    for change, factor in zip(changes[::-1], factors[::-1], strict=True):
+        x.sub(change).div(factor)
+    assert x == ExactRep(np.random.RandomState(0).standard_normal(50))
+
+
+def test_float_arithmetic_fails_the_same_test():
+    rng = np.random.RandomState(0)
+    start = rng.standard_normal(20)
+    changes = rng.standard_normal((300, 20))
+    x = start.copy()
+    for change in changes:
+        x = x * 0.9 + change
+    for change in changes[::-1]:
+        x = (x - change) / 0.9
+    assert np.max(np.abs(x - start)) > 1e-4
+
+
+def test_multiplication_is_right_up_to_its_noise():
+    rng = np.random.RandomState(1)
+    for factor in (1e-5, 0.3, 0.9, 0.9999, 1.0, 1.01, 2.5, 90.0):
+        start = rng.standard_normal(1000)
+        x = ExactRep(start).mul(factor)
+        noise = 2.0 ** (FACTOR_BITS - 52) * max(factor, 1.0)
+        np.testing.assert_allclose(x.val, start * round_to_lattice(factor), rtol=0, atol=2 * noise)
+
+
+def test_one_stays_one_and_powers_of_two_are_exact():
+    start = np.random.RandomState(2).standard_normal(100)
+    assert ExactRep(start).mul(1.0) == ExactRep(start)
+    assert as_ratio(0.5) == (1, 2)
+    assert as_ratio(0.75) == (3, 4)
+    np.testing.assert_allclose(ExactRep(start).mul(0.5).val, start / 2, rtol=0, atol=2.0**-51)
+
+
+def test_scalars_and_matrices():
+    x = ExactRep(1.5)
+    assert x.val.shape == ()
+    assert x.mul(0.3).add(0.25).val == pytest.approx(0.7, abs=1e-7)
+    assert x.sub(0.25).div(0.3) == ExactRep(1.5)
+    matrix = np.arange(6.0).reshape(2, 3)
+    y = ExactRep(matrix)
+    factors = 0.5 + matrix / 10
+    y.mul(factors).sub(matrix)
+    np.testing.assert_allclose(y.val, matrix * factors - matrix, atol=1e-7)
+    assert y.add(matrix).div(factors) == ExactRep(matrix)
+
+
+def test_interface_of_2015():
+    x = ExactRep(np.array([1.0, -2.0]))
+    assert x.add(np.ones(2)) is x
+    assert x.rational_mul(3, 4) is x
+    np.testing.assert_allclose(x.val, [1.5, -0.75])
+    assert isinstance(x.aux, BitStore)
+    assert x.intrep.dtype == np.int64
+    y = ExactRep(x.intrep, from_intrep=True)
+    np.testing.assert_array_equal(y.val, x.val)
+    assert y.intrep is not x.intrep
+    np.testing.assert_array_equal(x.rational_mul(4, 3).val, [2.0, -1.0])
+
+
+def test_callers_arrays_are_not_changed():
+    start, factor, change = np.full(3, 0.1), np.full(3, 0.7), np.full(3, 0.3)
+    x = ExactRep(start)
+    x.add(change).mul(factor).sub(change).div(factor)
+    x.val[:] = 7.0
+    assert (start[0], factor[0], change[0]) == (0.1, 0.7, 0.3)
+    assert x.val[0] != 7.0
+    ints = np.array([2**52])
+    ExactRep(ints, from_intrep=True).add(1.0)
+    assert ints[0] == 2**52
+
+
+@pytest.mark.parametrize("bad", [2048.0, -2049.0, 1e300, np.nan, np.inf, -np.inf])
+def test_values_out_of_range_raise(bad):
+    with pytest.raises(FixedPointRangeError, match="position 1") as caught:
+        ExactRep(np.array([0.5, bad, 0.5]))
+    assert caught.value.index == 1
+
+
+@pytest.mark.parametrize("operation", ["add", "sub"])
+@pytest.mark.parametrize("bad", [100.0, np.nan, np.inf])
+def test_wrapping_raises_before_anything_changes(operation, bad):
+    x = ExactRep(np.array([0.0, 2000.0 if operation == "add" else -2000.0]))
+    before = x.intrep.copy()
+    with pytest.raises(FixedPointRangeError, match="position 1"):
+        getattr(x, operation)(np.array([0.0, bad]))
+    np.testing.assert_array_equal(x.intrep, before)
+
+
+def test_multiplying_out_of_range_raises_before_anything_changes():
+    x = ExactRep(np.array([1.0, 1500.0]))
+    before = x.intrep.copy()
+    for change in (lambda: x.mul(1.5), lambda: x.div(0.5), lambda: x.mul(np.array([1.0, 2.0]))):
+        with pytest.raises(FixedPointRangeError, match="range"):
+            change()
+    np.testing.assert_array_equal(x.intrep, before)
+    assert x.aux == BitStore(2)
+
+
+def test_large_values_that_fit_are_let_through():
+    x = ExactRep(np.array([2000.0, -2000.0]))
+    for _ in range(100):
+        x.add(np.array([40.0, -40.0])).sub(np.array([40.0, -40.0])).mul(0.5).div(0.5)
+    np.testing.assert_array_equal(x.val, [2000.0, -2000.0])
+
+
+@pytest.mark.parametrize("factor", [0.0, -0.5, np.nan, np.inf, 1e-9, 1e9, np.array([0.5, 0.0])])
+def test_factors_that_can_not_be_inverted_raise(factor):
+    x = ExactRep(np.ones(2))
+    for change in (x.mul, x.div):
+        with pytest.raises(ValueError, match="factor must be above"):
+            change(factor)
+    assert x == ExactRep(np.ones(2))
+
+
+def test_other_radix_trades_range_for_resolution():
+    x = ExactRep(np.array([31.0]), radix_bits=58)
+    with pytest.raises(FixedPointRangeError):
+        x.add(1.5)
+    tiny = ExactRep(np.array([2.0**-58]), radix_bits=58)
+    assert tiny.val[0] == 2.0**-58
+    with pytest.raises(ValueError, match="block sizes"):
+        ExactRep(np.ones(3), sizes=[1, 1])
+
+
+# ---- BitStore alone
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data(), st.integers(1, 5))
+def test_any_mixture_of_pushes_and_pops_is_retraced(data, length):
+    rng = np.random.RandomState(data.draw(st.integers(0, 2**31)))
+    store, done = BitStore(length), []
+    moduli = st.sampled_from([1, 2, 3, 10, 255, 257, 40503, 2**15, 2**16])
+    for push, individual in data.draw(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=120)):
+        M = data.draw(moduli) if not individual else rng.randint(1, 2**16 + 1, size=length)
+        if push:
+            digits = (rng.rand(length) * M).astype(int)
+            store.push(digits, M)
+        else:
+            digits = store.pop(M)
+            assert np.all((digits >= 0) & (digits < M)), "a digit out of range"
+        done.append((push, digits, M))
+    for push, digits, M in reversed(done):
+        if push:
+            np.testing.assert_array_equal(store.pop(M), digits, err_msg="popped digits")
+        else:
+            store.push(digits, M)
+    assert store == BitStore(length)
+
+
+def test_what_was_pushed_is_popped_in_reverse_order():
+    store = BitStore(3)
+    rng = np.random.RandomState(3)
+    digits = rng.randint(1000, size=(400, 3))
+    for row in digits:
+        store.push(row.tolist(), 1000)
+    store.pack()
+    for row in digits[::-1]:
+        np.testing.assert_array_equal(store.pop(1000), row)
+    np.testing.assert_array_equal(store.pop(1000), np.zeros(3), err_msg="an empty store gives zeros")
+
+
+def test_push_rejects_what_is_no_digit():
+    store = BitStore(2)
+    store.push([1, 2], 5)
+    for digits, modulus, error in [
+        ([5, 0], 5, ValueError),
+        ([-1, 0], 5, ValueError),
+        ([0, 0], 2**16 + 1, ValueError),
+        ([0, 0], 0, ValueError),
+        ([0.5, 0], 5, TypeError),
+        ([0, 0], 5.0, TypeError),
+        ([0, 0, 0], 5, ValueError),
+    ]:
+        with pytest.raises(error):
+            store.push(digits, modulus)
+    np.testing.assert_array_equal(store.pop(5), [1, 2])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_head_stays_within_its_bits(data):
+    """The range that `_settle` promises, with digits chosen against it."""
+    store = BitStore(1)
+    for _ in range(data.draw(st.integers(1, 400))):
+        factor = data.draw(st.sampled_from([1 - 2.0**-24, 0.9999, 0.98, 0.5, 1e-4, 1.01, 7.0]))
+        n, d = as_ratio(factor)
+        x = np.array([-1 if data.draw(st.booleans()) else data.draw(st.integers(-(2**62), 2**62))])
+        store.multiply(x, n, d)
+        assert 0 <= store._head[0] < 2**62
+
+
+@pytest.mark.parametrize(
+    ("decay", "num_steps", "excess"), [(0.5, 10_000, 1.01), (0.9, 10_000, 1.05), (0.98, 10_000, 1.05)]
+)
+def test_buffer_is_close_to_the_entropy_limit(decay, num_steps, excess):
+    rng = np.random.RandomState(4)
+    x = ExactRep(rng.standard_normal(64))
+    for _ in range(num_steps):
+        x.mul(decay).add(rng.standard_normal(64))
+    x.aux.pack()
+    bits = 8 * x.aux.nbytes / 64
+    assert np.log2(1 / decay) * num_steps * 0.99 < bits < np.log2(1 / decay) * num_steps * excess
