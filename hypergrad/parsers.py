@@ -52,11 +52,11 @@ class WeightsParser:
         self.idxs_and_shapes: dict[Hashable, tuple[slice, tuple[int, ...]]] = {}
         self.N = 0
 
-    def add_weights(self, name: Hashable, shape: Sequence[int]) -> None:
+    def add_weights(self, name: Hashable, shape: int | Sequence[int]) -> None:
         """Append a block.  Raises ValueError where the name is taken or the shape is none."""
         if name in self.idxs_and_shapes:
             raise ValueError(f"there is a block named {name!r} already")
-        shape = tuple(int(length) for length in shape)
+        shape = tuple(int(length) for length in ((shape,) if np.ndim(shape) == 0 else shape))
         if any(length < 0 for length in shape):
             raise ValueError(f"block {name!r}: lengths must not be negative, got shape {shape}")
         part = slice(self.N, self.N + int(np.prod(shape, dtype=int)))
@@ -72,14 +72,14 @@ class WeightsParser:
         return _take_block(vect, part, shape)
 
     def set(self, vect: np.ndarray, name: Hashable, val: Array) -> None:
-        """Write val, of the block's shape, into a plain float vector (N,), in place.
+        """Write val, of the block's shape or one number for all of it, into a plain float vector (N,), in place.
 
         Raises as `get` does, and TypeError for a vector not of plain floats.
         """
         part, shape = self._find(vect, name)
         if not isinstance(vect, np.ndarray) or vect.dtype.kind != "f":
             raise TypeError("set writes into a plain float array; use a VectorParser for anything else")
-        vect[part] = _flattened(val, name, shape)
+        vect[part] = val if np.ndim(val) == 0 else _flattened(val, name, shape)
 
     def _find(self, vect: Array, name: Hashable) -> tuple[slice, tuple[int, ...]]:
         if np.shape(vect) != (self.N,):
@@ -125,7 +125,7 @@ class VectorParser:
         """The names, in the order of the blocks."""
         return list(self.idxs_and_shapes)
 
-    def add_shape(self, name: Hashable, shape: Sequence[int]) -> None:
+    def add_shape(self, name: Hashable, shape: int | Sequence[int]) -> None:
         """Append a block of zeros.  Raises ValueError where the name is taken or the shape is none."""
         self._layout.add_weights(name, shape)
         self.vect = np.concatenate([self.vect, np.zeros(self._layout.N - len(self.vect))])
@@ -138,6 +138,10 @@ class VectorParser:
         new._layout.idxs_and_shapes, new._layout.N = dict(self.idxs_and_shapes), self._layout.N
         new.vect = _array(vect)
         return new
+
+    def copy(self) -> VectorParser:
+        """An independent parser with the same blocks and numbers."""
+        return self.new_vect(self.vect)
 
     def empty_copy(self) -> VectorParser:
         """A parser with the same blocks, all zero."""

@@ -101,12 +101,20 @@ def test_blocks_are_read_only_so_that_no_vector_changes_behind_its_owners_back()
 
 
 def test_new_parsers_do_not_share_their_blocks():
-    parser = small_parser()
-    other = parser.empty_copy()
-    other["more"] = [1.0, 2.0]
-    assert "more" not in parser.names
-    assert other.vect.shape == (12,)
-    assert parser.vect.shape == (10,)
+    parser = small_parser().new_vect(np.arange(10.0))
+    for other in (parser.empty_copy(), parser.copy(), parser.new_vect(np.zeros(10))):
+        other["more"] = [1.0, 2.0]
+        other["bias"] = [[7.0, 7.0, 7.0]]
+        assert "more" not in parser.names
+        assert other.vect.shape == (12,)
+    npt.assert_array_equal(parser.vect, np.arange(10.0))
+    npt.assert_array_equal(parser.copy().vect, parser.vect)
+
+
+def test_a_shape_may_be_one_length():
+    parser = VectorParser()
+    parser.add_shape("weights", 2)
+    assert parser.idxs_and_shapes == {"weights": (slice(0, 2), (2,))}
 
 
 def test_lists_and_numbers_are_accepted():
@@ -212,6 +220,8 @@ def test_weights_parser_gets_and_sets_blocks_of_a_vector_held_elsewhere():
     npt.assert_array_equal(parser.get(vect, "W"), [[0, 1, 2], [3, 4, 5]])
     parser.set(vect, "b", np.array([-1.0, -2.0, -3.0]))
     npt.assert_array_equal(vect, [0, 1, 2, 3, 4, 5, -1, -2, -3])
+    parser.set(vect, "W", 0.5)
+    npt.assert_array_equal(vect, [0.5] * 6 + [-1, -2, -3])
     npt.assert_array_equal(grad(lambda v: np.sum(parser.get(v, "b") ** 2))(vect), [0] * 6 + [-2, -4, -6])
 
 
