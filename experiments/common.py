@@ -92,7 +92,7 @@ class Track:
         self._show(bar, records)
         while len(records) < len(items):
             batch = items[len(records) : len(records) + self.jobs]
-            self._show(bar, self._keep(name, omap(function, batch, jobs=self.jobs)))
+            self._show(bar, self._keep(name, omap(function, batch, jobs=self.jobs, progress=False)))
         return records
 
     def _bar(self, name: str, total: int) -> tqdm:

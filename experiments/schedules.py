@@ -193,7 +193,7 @@ def plot_learning(results: dict[str, np.ndarray]) -> Figure:
 
 def plot_scales(results: dict[str, np.ndarray]) -> Figure:
     """Figure 5: the scale of initial biases and weights over meta-iterations."""
-    figure, axes = new_figure(1, 2, height=1.9)
+    figure, axes = new_figure(1, 2, height=2.1)
     last = len(results["log_scales"]) - 1
     for ax, title, first in zip(axes, ("Biases", "Weights"), (1, 0), strict=True):
         for layer, log_scales in enumerate(results["log_scales"].T[first::2], start=1):
@@ -204,7 +204,8 @@ def plot_scales(results: dict[str, np.ndarray]) -> Figure:
         label = rf"$1/\sqrt{{{inputs}}}$"
         axes[1].annotate(label, (last, inputs**-0.5), xytext=(3, 0), textcoords="offset points", va="center")
     axes[0].set_ylabel("Initial scale")
-    axes[0].legend()
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), columnspacing=1.2)
     return figure
 
 
