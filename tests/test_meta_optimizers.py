@@ -121,10 +121,12 @@ def test_a_gradient_array_used_again_and_again_is_not_held_on_to(optimizer):
         buffer[:] = 2 * x
         return buffer
 
-    start = np.array([1.0, -1.0])
-    npt.assert_array_equal(
-        optimizer(gradient, start, num_iters=5), optimizer(lambda x, i: 2 * x, start, num_iters=5)
-    )
+    start, seen = np.array([1.0, -1.0]), []
+    expected = optimizer(lambda x, i: 2 * x, start, num_iters=5)
+    final = optimizer(gradient, start, lambda x, i, g: seen.append((x, g)), num_iters=5)
+    npt.assert_array_equal(final, expected)
+    for i, (x, g) in enumerate(seen):
+        npt.assert_array_equal(g, 2 * x, err_msg=f"gradient handed to the callback in iteration {i}")
 
 
 @pytest.mark.parametrize("optimizer", FIRST_ORDER)
