@@ -91,9 +91,9 @@ def shown(value: Any) -> str:
 
 
 def _manifest(fun: Any, arglist: Sequence[Any]) -> dict[str, Any]:
-    from hypergrad.transport import digest, fingerprint
+    from hypergrad.transport import digest, fingerprint, home_of
 
-    home = getattr(fun, "__module__", None)
+    home = home_of(fun)
     return {
         "function": getattr(fun, "__qualname__", None) or shown(fun),
         "parts": fingerprint(fun),

@@ -44,7 +44,7 @@ def digest(value: Any, home: str | None = None) -> str:
     """
     try:
         return _Digester(home, set()).hash(value)
-    except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:  # hashing runs the value's own code, which raises anything at all
         raise TypeError(f"a {type(value).__name__} cannot be compared between runs: {error}") from error
 
 
@@ -56,7 +56,7 @@ def fingerprint(fun: Any) -> dict[str, str]:
     their code, modules and what is imported from elsewhere count by name alone.
     Raises TypeError where a value cannot be compared, naming it.
     """
-    home = getattr(fun, "__module__", None)
+    home = home_of(fun)
     parts = _parts(fun) if isinstance(fun, FunctionType) and not _is_primitive(fun) else {"itself": fun}
     digests = {}
     for part, value in parts.items():
@@ -65,6 +65,13 @@ def fingerprint(fun: Any) -> dict[str, str]:
         except TypeError as error:
             raise TypeError(f"{getattr(fun, '__qualname__', fun)}: {part}: {error}") from error
     return digests
+
+
+def home_of(fun: Any) -> str | None:
+    """Name the module that a function is from, or the one in a functools.partial."""
+    while isinstance(fun, functools.partial):
+        fun = fun.func
+    return getattr(fun, "__module__", None)
 
 
 class _Pickler(cloudpickle.CloudPickler):
@@ -102,6 +109,8 @@ class _Digester(NumpyHasher):
         elif isinstance(obj, CodeType):
             # No line numbers and file names: moving a function is no change.
             obj = ("code", obj.co_code, obj.co_consts, obj.co_names)
+        elif isinstance(obj, functools.partial):  # its own state depends on who has looked at its __dict__
+            obj = ("partial", obj.func, obj.args, obj.keywords)
         elif isinstance(obj, MethodType):
             obj = ("method", obj.__func__, obj.__self__)
         elif isinstance(obj, type):
@@ -115,8 +124,8 @@ class _Digester(NumpyHasher):
         super().save(obj)
 
     def memoize(self, obj: Any) -> None:
-        # Only what can hold itself: whether two equal constants are one object depends on who compiled them.
-        if isinstance(obj, list) or hasattr(obj, "__dict__"):
+        # Whether two equal constants are one object depends on who compiled them, so these are saved each time.
+        if not isinstance(obj, (str, bytes, tuple, complex, self.np.generic)):
             super().memoize(obj)
 
     def _function(self, fun: FunctionType) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
 """The map over items: order, failures, kept results, interruption; on processes, on Dask workers, through SLURM."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -80,6 +81,15 @@ def test_two_items_run_at_the_same_time(tmp_path):
         return True
 
     assert omap(meet, [0, 1], jobs=2) == [True, True]
+
+
+def test_the_progress_bar_counts_items_and_is_silent_off_a_terminal(capsys, tmp_path):
+    omap(times_scale, range(3), jobs=1, directory=tmp_path)
+    assert capsys.readouterr().err == "", "a bar by default, off a terminal"
+    omap(times_scale, range(7), jobs=1, directory=tmp_path, progress=True)
+    bar = capsys.readouterr().err
+    assert "| 3/7 [" in bar, "the bar starts at the items that a directory holds"
+    assert "| 7/7 [" in bar, "the bar ends at the number of items"
 
 
 def test_nothing_to_do():
@@ -405,8 +415,7 @@ def test_what_cannot_be_compared_is_named(tmp_path):
 
 
 def test_fingerprints_are_the_same_in_every_process(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
+    (tmp_path / "work.py").write_text(
         "import json\n"
         "import autograd.numpy as np\n"
         "from autograd import grad\n"
@@ -416,15 +425,18 @@ def test_fingerprints_are_the_same_in_every_process(tmp_path):
         "def factorial(n):\n"
         "    return 1 if n in {0, 1, 'one', 'zero'} else n * factorial(n - 1)\n"
         "def fun(x, activation=np.tanh):\n"
-        "    return [names, mixed, factorial(3), grad(lambda y: activation(y))(x)]\n"
+        "    pair = ((1, 2), (1, 2), 'some text', 2j)\n"
+        "    return [names, mixed, pair, factorial(3), grad(lambda y: activation(y) + (1, 2)[0])(x)]\n"
         "print(json.dumps([fingerprint(fun), fingerprint(grad(fun)), digest(mixed), digest(names)]))\n"
     )
     outputs = set()
-    for seed in "12":
+    for seed in "12":  # the second process reads the byte code that the first has written
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
-        outputs.add(
-            subprocess.run([sys.executable, script], env=environment, capture_output=True, check=True).stdout
+        command = [sys.executable, "-c", "import work"]
+        run = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
+        outputs.add(run.stdout)
     assert len(outputs) == 1, "fingerprints in processes with different hash seeds"
 
 
@@ -451,6 +463,24 @@ def test_digests_tell_values_apart_and_nothing_else():
         (lambda: x, lambda: x),
     ]:
         assert digest(one) == digest(other), f"digests of {one!r} and {other!r}"
+
+
+def test_fingerprints_see_into_partials_and_methods(monkeypatch):
+    class Model:
+        def loss(self, x):
+            return times_scale(x)
+
+    for fun in (
+        functools.partial(times_scale, 1.0),
+        functools.partial(functools.partial(times_scale)),
+        Model().loss,
+    ):
+        before = fingerprint(fun)
+        dumps(fun)
+        assert fingerprint(fun) == before, f"fingerprint of {fun}, again"
+        with monkeypatch.context() as changed:
+            changed.setattr(sys.modules[__name__], "scale", 4.0)
+            assert fingerprint(fun) != before, f"fingerprint of {fun} when a value that it reads has changed"
 
 
 def test_a_cache_that_fills_is_no_change():
