@@ -7,11 +7,12 @@ is differentiable by autograd with respect to the initial weights, theta and eve
 
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
 from hypergrad.recoveries import NonFiniteGradientError, ReversalError, Reversible, Stored
-from hypergrad.reversible import Step, train
+from hypergrad.reversible import BackwardStep, Step, Trained, train
 from hypergrad.rules import Momentum
 from hypergrad.util import logistic, logit
 
 __all__ = [
+    "BackwardStep",
     "BitStore",
     "ExactRep",
     "FixedPointRangeError",
@@ -21,6 +22,7 @@ __all__ = [
     "Reversible",
     "Step",
     "Stored",
+    "Trained",
     "logistic",
     "logit",
     "train",

@@ -61,7 +61,7 @@ class BitStore:
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._head: NDArray[np.int64] | None = np.zeros(length, np.int64)
+        self._head: NDArray[np.int64] | None = None  # all zeros, until something is in it
         self._words: dict[int, NDArray[np.uint16]] = {}  # by depth; an absent one is all zeros
         # Depth counts the words moved out of the head so far; as moved zeros and absent words are the same
         # thing it may become negative.  Level is an upper bound of log2(head + 1).  Integers, or, after moduli
@@ -76,8 +76,9 @@ class BitStore:
         """Whether both hold the same digits, and would hand them out in the same way."""
         if not isinstance(other, BitStore):
             return NotImplemented
-        for store in (self, other):
-            store._settle(store._level)
+        if self._in_use() or other._in_use():  # where neither is, their heads need not be made
+            for store in (self, other):
+                store._settle(store._level)
         return (
             np.array_equal(self._head, other._head)
             and np.array_equal(self._level, other._level)
@@ -160,6 +161,9 @@ class BitStore:
         """
         for depth in [depth for depth in self._words if depth < self._depth - 4]:
             del self._words[depth]
+
+    def _in_use(self) -> bool:
+        return self._head is not None or not np.array_equal(self._level, _START)
 
     def _check_modulus(self, M: ArrayLike) -> int | NDArray[np.int64]:
         modulus = np.asarray(M)

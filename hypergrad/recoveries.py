@@ -1,23 +1,32 @@
 """Recoveries: how the backward pass of `train` gets back what each step of training had read.
 
-A recovery makes a memory for each run.  The engine calls memory.advance(t) in place of a plain step on the way
-forward, memory.rest() at its end, and memory.recall(t) on the way back, for t = num_steps - 1 .. 0.
+A recovery makes a memory for each run.  The engine calls memory.advance(run, t) in place of a plain step on the
+way forward, memory.rest(run) at its end, and memory.recall(run, t) on the way back, for t = num_steps - 1 .. 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergrad.exact_rep import FixedPointRangeError
+from hypergrad.exact_rep import ExactRep, FixedPointRangeError
 
 if TYPE_CHECKING:
     from hypergrad.reversible import Run, Tape
 
-__all__ = ["Memory", "NonFiniteGradientError", "Recovery", "ReversalError", "Reversible", "Stored"]
+__all__ = [
+    "Memory",
+    "NoMemory",
+    "NonFiniteGradientError",
+    "Recovery",
+    "ReversalError",
+    "Reversible",
+    "Stored",
+]
 
 
 class ReversalError(RuntimeError):
@@ -28,28 +37,33 @@ class NonFiniteGradientError(ArithmeticError):
     """The gradient of the training loss holds NaN or infinity."""
 
 
-class Recovery(Protocol):
+class Recovery:
     """A way to get the trajectory back."""
+
+    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> ExactRep:
+        """The numbers that training works with; see `ExactRep`."""
+        return ExactRep(values, radix_bits=radix_bits, sizes=sizes)
 
     def start(self, run: Run) -> Memory:
         """The memory of one run, which is at its initial state."""
+        raise NotImplementedError
 
 
 class Memory(Protocol):
     """What a recovery keeps of one run."""
 
-    def advance(self, t: int) -> None:
+    def advance(self, run: Run, t: int) -> None:
         """Have the run take step t, and keep what it takes to recall it."""
 
-    def rest(self) -> None:
+    def rest(self, run: Run) -> None:
         """The way forward has ended."""
 
-    def recall(self, t: int) -> Tape:
-        """What the operations of step t read.  Called after recall(t + 1)."""
+    def recall(self, run: Run, t: int) -> Tape | None:
+        """What the operations of step t read; None if that is forgotten.  Called after recall(t + 1)."""
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(Recovery):
     """Recover the trajectory by running training backwards: exact, in memory close to the entropy limit.
 
     check_every: steps between two comparisons, by checksum, of the recovered states with the true ones;
@@ -62,62 +76,63 @@ class Reversible:
 
     def start(self, run: Run) -> _Reversal:
         """The memory of one run."""
-        return _Reversal(run, self.check_every or max(1, run.num_steps // 100))
+        return _Reversal(self.check_every or max(1, run.num_steps // 100))
 
 
 class _Reversal:
     """The buffers in the states are all the memory there is, but for a few checksums."""
 
-    def __init__(self, run: Run, check_every: int) -> None:
-        self.run = run
+    def __init__(self, check_every: int) -> None:
         self.check_every = check_every
         self.checksums: dict[int, NDArray[np.int64]] = {}
 
-    def advance(self, t: int) -> None:
+    def advance(self, run: Run, t: int) -> None:
         if t % self.check_every == 0:
-            self.checksums[t] = self._checksum()
-        self.run.forward_step(t)
+            self.checksums[t] = self._checksum(run)
+        run.forward_step(t)
 
-    def rest(self) -> None:
-        for state in self.run.states.values():
+    def rest(self, run: Run) -> None:
+        for state in run.states.values():
             for store in state.stores:
                 store.pack()
 
-    def recall(self, t: int) -> Tape:
+    def recall(self, run: Run, t: int) -> Tape:
         try:
-            tape = self.run.reverse_step(t)
+            tape = run.reverse_step(t)
         except (FixedPointRangeError, NonFiniteGradientError) as error:
-            self._fail(t, f"undoing iteration {t} failed: {error}")
+            self._fail(run, t, f"undoing iteration {t} failed: {error}")
         if t == 0:
-            self._compare_with_start()
+            self._compare_with_start(run)
         elif t in self.checksums:
-            wrong = np.argwhere(self.checksums[t] != self._checksum())
+            wrong = np.argwhere(self.checksums[t] != self._checksum(run))
             if wrong.size:
                 state, leaf = wrong[0]
-                where = self.run.title(list(self.run.states)[state], self.run.layout.paths[leaf])
-                self._fail(t, f"{where} is not what it was before iteration {t}")
+                where = run.title(list(run.states)[state], run.layout.paths[leaf])
+                self._fail(run, t, f"{where} is not what it was before iteration {t}")
         return tape
 
-    def _checksum(self) -> NDArray[np.int64]:
+    def _checksum(self, run: Run) -> NDArray[np.int64]:
         """The sum, modulo 2**64, of each leaf of each state."""
-        leaves = self.run.layout.slices
-        return np.array([[state.intrep[leaf].sum() for leaf in leaves] for state in self.run.states.values()])
+        leaves = run.layout.slices
+        return np.array([[state.intrep[leaf].sum() for leaf in leaves] for state in run.states.values()])
 
-    def _compare_with_start(self) -> None:
-        for name, start in self.run.initial_states().items():
-            state = self.run.states[name]
+    def _compare_with_start(self, run: Run) -> None:
+        for name, start in run.initial_states().items():
+            state = run.states[name]
             wrong = np.flatnonzero(state.intrep != start.intrep)
             if wrong.size:
-                where = self.run.title(name, self.run.layout.locate(int(wrong[0])))
-                self._fail(0, f"{wrong.size} of {start.intrep.size} initial values differ, first {where}")
+                where = run.title(name, run.layout.locate(int(wrong[0])))
+                self._fail(
+                    run, 0, f"{wrong.size} of {start.intrep.size} initial values differ, first {where}"
+                )
             if state.stores != start.stores:
-                self._fail(0, f"digits are left in the information buffer of {self.run.title(name)}")
+                self._fail(run, 0, f"digits are left in the information buffer of {run.title(name)}")
 
-    def _fail(self, t: int, what: str) -> NoReturn:
-        right = min((s for s in self.checksums if s > t), default=self.run.num_steps)
+    def _fail(self, run: Run, t: int, what: str) -> NoReturn:
+        right = min((s for s in self.checksums if s > t), default=run.num_steps)
         finer = "" if self.check_every == 1 else "; recovery=Reversible(check_every=1) finds the iteration"
         raise ReversalError(
-            f"weights not restored: running training backwards from iteration {self.run.num_steps} was right "
+            f"weights not restored: running training backwards from iteration {run.num_steps} was right "
             f"down to iteration {right}, but then {what}. The training loss must return the same gradient, to "
             f"the last bit, for the same (weights, theta, t): look for random numbers not seeded by t, state "
             f"kept between calls, or data changed in place{finer}"
@@ -125,26 +140,42 @@ class _Reversal:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Recovery):
     """Keep what every step read: the reference to test against, in memory O(weights x steps)."""
 
     def start(self, run: Run) -> _Tapes:
         """The memory of one run."""
-        return _Tapes(run)
+        return _Tapes()
 
 
 class _Tapes:
     """What each step read, but for the gradients' values, which are evaluated again on the way back."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self) -> None:
         self.tapes: dict[int, Tape] = {}
 
-    def advance(self, t: int) -> None:
-        self.tapes[t] = self.run.forward_step(t)
+    def advance(self, run: Run, t: int) -> None:
+        self.tapes[t] = run.forward_step(t)
 
-    def rest(self) -> None:
+    def rest(self, run: Run) -> None:
         pass
 
-    def recall(self, t: int) -> Tape:
+    def recall(self, run: Run, t: int) -> Tape:
         return self.tapes[t]
+
+
+class NoMemory:
+    """For a run that will not be differentiated."""
+
+    def __init__(self, run: Run) -> None:
+        self._forgets = run.only_shrinks
+
+    def advance(self, run: Run, t: int) -> None:
+        """Take step t and let go of the digits in the buffers, if none of them can return to the states."""
+        run.forward_step(t)
+        if self._forgets:
+            for state in run.states.values():
+                state.forget()
+
+    def rest(self, run: Run) -> None:
+        """Nothing to do."""

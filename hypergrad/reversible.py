@@ -16,7 +16,7 @@ Optimization through Reversible Learning" (2015), line by line.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +26,11 @@ from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
 from hypergrad.exact_rep import RADIX_BITS, ExactRep, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Operation, Vector
-from hypergrad.recoveries import NonFiniteGradientError, Recovery, Reversible
+from hypergrad.recoveries import NoMemory, NonFiniteGradientError, Recovery, Reversible
 from hypergrad.rules import Rule
 from hypergrad.trees import Layout, schedule
 
-__all__ = ["Run", "Step", "Tape", "run_rule", "train"]
+__all__ = ["BackwardStep", "Run", "Step", "Tape", "Trained", "run_rule", "train"]
 
 
 def train(
@@ -41,6 +41,9 @@ def train(
     theta: Any = None,
     recovery: Recovery = Reversible(),
     callback: Callable[[Step], None] | None = None,
+    keep: Sequence[int] | None = None,
+    return_state: bool = False,
+    monitor: Callable[[BackwardStep], None] | None = None,
 ) -> Any:
     """Train by gradient descent; the result can be differentiated with respect to all that shaped it.
 
@@ -51,9 +54,13 @@ def train(
     theta: hyperparameters of the loss, a tree of float arrays; the loss gets it as it is.
     recovery: how the backward pass gets the trajectory back.
     callback: called with a `Step` before each update.
+    keep: numbers of updates, 0 .. num_steps, after which to return the weights as well.
+    return_state: whether to return the final velocity or moments as well.
+    monitor: called with a `BackwardStep` after each step of the backward pass.
 
-    Returns the trained weights, a tree like `weights`, in float64.  autograd differentiates it, once, with
-    respect to weights, theta, and every hyperparameter and initial state of the rule.  No argument is changed.
+    Returns the trained weights, a tree like `weights`, in float64; with keep or return_state a `Trained`.
+    autograd differentiates all of it, once, with respect to weights, theta, and every hyperparameter and initial
+    state of the rule, in the same memory.  No argument is changed.
 
     Raises TypeError for weights or theta that are not floats; ValueError for trees or schedules that do not
     match, a loss that is no scalar, a decay <= 0; FixedPointRangeError where a weight leaves +-2048;
@@ -69,7 +76,9 @@ def train(
             lambda boxes: loss(layout.rebuild(boxes), parameters, t), leaves, f"iteration {t}"
         )
 
-    return run_rule(gradient, weights, rule, num_steps, theta, recovery, callback)
+    return run_rule(
+        gradient, weights, rule, num_steps, theta, recovery, callback, keep, return_state, monitor
+    )
 
 
 def run_rule(
@@ -80,6 +89,9 @@ def run_rule(
     theta: Any = None,
     recovery: Recovery = Reversible(),
     callback: Callable[[Step], None] | None = None,
+    keep: Sequence[int] | None = None,
+    return_state: bool = False,
+    monitor: Callable[[BackwardStep], None] | None = None,
 ) -> Any:
     """`train`, given the gradient of the loss instead of the loss.
 
@@ -88,6 +100,9 @@ def run_rule(
     num_steps = operator.index(num_steps)
     if num_steps < 0:
         raise ValueError(f"num_steps must be 0 or more, got {num_steps}")
+    kept = [operator.index(t) for t in keep or ()]
+    if any(not 0 <= t <= num_steps for t in kept):
+        raise ValueError(f"keep must list numbers of updates in 0..{num_steps}, got {kept}")
     layout, theta_layout = Layout(weights, "weights"), Layout(theta, "theta")
     arguments = {"w": layout.flatten(weights), "theta": theta_layout.flatten(theta)}
     for name, value in rule.initial().items():
@@ -95,10 +110,27 @@ def run_rule(
         arguments[name] = np.zeros(layout.size) if value is None else layout.flatten(value, title)
     coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps))
     arguments |= coefficients
-    run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery, callback)
+    run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))
     run.argument_names = tuple(arguments)
-    return layout.unflatten(_run(run, *arguments.values()))
+    run.callback, run.monitor = callback, monitor
+    run.outputs = [(num_steps, "w"), *((t, "w") for t in kept)]
+    if return_state:
+        run.outputs += [(num_steps, name) for name in rule.states]
+    outputs = _run(run, *arguments.values())
+    if keep is None and not return_state:
+        return layout.unflatten(outputs[0])
+    trees = [layout.unflatten(outputs[i]) for i in range(len(run.outputs))]
+    states = dict(zip(rule.states, trees[1 + len(kept) :], strict=False))
+    return Trained(trees[0], tuple(trees[1 : 1 + len(kept)]), states)
+
+
+class Trained(NamedTuple):
+    """The trained weights; those after the numbers of updates in `keep`; the other final states by name."""
+
+    weights: Any
+    kept: tuple[Any, ...]
+    state: dict[str, Any]
 
 
 class Step(NamedTuple):
@@ -108,6 +140,18 @@ class Step(NamedTuple):
     weights: Any
     state: dict[str, Any]
     gradient: Any
+
+
+class BackwardStep(NamedTuple):
+    """What a monitor sees when the backward pass has come to the state before iteration `iteration`.
+
+    cotangents: by name of state, "w" and the rule's own, flat vectors: views, good until the next step.
+    buffer_bytes: what the information buffers take at that moment.
+    """
+
+    iteration: int
+    cotangents: dict[str, Vector]
+    buffer_bytes: int
 
 
 class Entry(NamedTuple):
@@ -125,6 +169,9 @@ class Run:
 
     argument_names: tuple[str, ...]  # of `forward`: w, theta, the rule's states, its coefficients
     traced: frozenset[str]  # those that autograd follows
+    outputs: list[tuple[int, str]]  # of `forward`: (number of updates, name of a state)
+    callback: Callable[[Step], None] | None
+    monitor: Callable[[BackwardStep], None] | None
 
     def __init__(
         self,
@@ -135,7 +182,6 @@ class Run:
         coefficient_names: tuple[str, ...],
         num_steps: int,
         recovery: Recovery,
-        callback: Callable[[Step], None] | None,
     ) -> None:
         self.gradient = gradient
         self.rule = rule
@@ -143,55 +189,73 @@ class Run:
         self.coefficient_names = coefficient_names
         self.num_steps = num_steps
         self.recovery = recovery
-        self.callback = callback
         self.wants_theta = False
         self.complete = False  # whether the states are those after the last step
         self.floats: dict[str, Vector] = {}  # the states as floats, each until it changes
         self.gradient_at_hand: Gradient | None = None  # likewise, until the weights change
 
-    def forward(self, *arguments: NDArray) -> Vector:
-        """The weights after num_steps, (N,), from flat vectors (w, theta, initial states) and coefficients.
+    def forward(self, *arguments: NDArray) -> NDArray[np.float64]:
+        """Train: the vectors listed in `outputs`, stacked, (len(outputs), N).
 
-        A coefficient has shape (1 or num_steps, 1 or number of leaves).
+        arguments: flat vectors (w, theta, initial states), then coefficients, each of shape
+            (1 or num_steps, 1 or number of leaves).
         """
         self.arguments = dict(zip(self.argument_names, arguments, strict=True))
         self.theta = self.theta_layout.split(self.arguments["theta"])
         self.coefficients = {name: self.arguments[name] for name in self.coefficient_names}
         self._check_coefficients()
-        self._train()
+        results = np.empty((len(self.outputs), self.layout.size))
+        self._train(results)
         self.callback = None  # training once more, for a second backward pass, is silent
-        return self.states["w"].val
+        return results
 
-    def _train(self) -> None:
+    def _train(self, results: NDArray[np.float64]) -> None:
         """The forward loop (Algorithm 1)."""
         self.states = self.initial_states()
         self.floats.clear()
-        if self.traced:
-            self.memory = self.recovery.start(self)
-            for t in range(self.num_steps):
-                self.memory.advance(t)
-            self.memory.rest()
-        else:
-            only_shrink = all(np.all(self.coefficients[factor] <= 1) for factor in self._factors())
-            for t in range(self.num_steps):
-                self.forward_step(t)
-                if only_shrink:  # then digits never return from the buffer to the states
-                    for state in self.states.values():
-                        state.forget()
+        self.memory = self.recovery.start(self) if self.traced else NoMemory(self)
+        for t in range(self.num_steps):
+            self._note(t, results)
+            self.memory.advance(self, t)
+        self._note(self.num_steps, results)
+        self.memory.rest(self)
+        self.gradient_at_hand = None
         self.complete = True
 
-    def backward(self, argnums: tuple[int, ...], cotangent: Vector) -> tuple:
+    def _note(self, t: int, results: NDArray[np.float64]) -> None:
+        for row, (when, name) in zip(results, self.outputs, strict=True):
+            if when == t:
+                row[:] = self._float(name)
+
+    def backward(self, argnums: tuple[int, ...], cotangents: NDArray[np.float64]) -> tuple:
         """The backward loop (Algorithm 2): the cotangents of the arguments of `forward` numbered argnums."""
         wanted = [self.argument_names[argnum] for argnum in argnums]
         self.wants_theta = "theta" in wanted and self.theta_layout.size > 0
         if not self.complete:  # a backward pass uses the states up
-            self._train()
+            self._train(np.empty_like(cotangents))
         self.complete = False
         d = {name: np.zeros_like(self.arguments[name]) for name in {*self.states, *wanted}}
-        d["w"] += cotangent
         for t in reversed(range(self.num_steps)):
-            self._pull_back(self.memory.recall(t), t, d)
+            self._add_cotangents(t + 1, cotangents, d)
+            tape = self.memory.recall(self, t)
+            if tape is None:  # forgotten: nothing is known of what came before
+                for name in self.states:
+                    d[name][:] = 0.0
+                break
+            self._pull_back(tape, t, d)
+            if self.monitor is not None:
+                states = {name: d[name] for name in self.states}
+                buffers = sum(store.nbytes for state in self.states.values() for store in state.stores)
+                self.monitor(BackwardStep(t, states, buffers))
+        self._add_cotangents(0, cotangents, d)
+        self.gradient_at_hand = None
         return tuple(d[name] for name in wanted)
+
+    def _add_cotangents(self, t: int, cotangents: NDArray[np.float64], d: dict[str, NDArray]) -> None:
+        """Those of the outputs noted after t updates."""
+        for row, (when, name) in zip(cotangents, self.outputs, strict=True):
+            if when == t:
+                d[name] += row
 
     def forward_step(self, t: int) -> Tape:
         """Step t: the operations, first to last.  Returns what they read, less the gradients' values."""
@@ -234,7 +298,7 @@ class Run:
                 if isinstance(x, Gradient) and gradient is None:
                     gradient, d_gradient = x, np.zeros(self.layout.size)
                     if x.pullback is None:
-                        x.evaluate(with_pullback=True)
+                        x.evaluate(self, with_pullback=True)
             xs = _vectors(inputs)
             for j, (part, coefficients) in enumerate(self._blocks(operation, t)):
                 d_coefficients, d_inputs = operation.adjoint(
@@ -283,8 +347,8 @@ class Run:
 
     def _present_gradient(self, t: int, with_pullback: bool) -> Gradient:
         if self.gradient_at_hand is None:
-            self.gradient_at_hand = Gradient(self, self._float("w"), t)
-            self.gradient_at_hand.evaluate(with_pullback)
+            self.gradient_at_hand = Gradient(self._float("w"), t)
+            self.gradient_at_hand.evaluate(self, with_pullback)
         return self.gradient_at_hand
 
     def _float(self, name: str) -> Vector:
@@ -303,6 +367,11 @@ class Run:
             for j, part in enumerate(self.layout.slices)
         ]
 
+    @property
+    def only_shrinks(self) -> bool:
+        """Whether no factor is above one, so that digits never return from the buffer on the way forward."""
+        return all(np.all(self.coefficients[factor] <= 1) for factor in self._factors())
+
     def _factors(self) -> list[str]:
         return [operation.factor for operation in self.rule.program if isinstance(operation, Decay)]
 
@@ -317,9 +386,8 @@ class Run:
         for name in ("w", *self.rule.states):
             sizes = self.layout.sizes if name in separate else [self.layout.size]
             try:
-                states[name] = ExactRep(
-                    self.arguments[name], radix_bits=self.rule.radix_bits.get(name, RADIX_BITS), sizes=sizes
-                )
+                radix_bits = self.rule.radix_bits.get(name, RADIX_BITS)
+                states[name] = self.recovery.represent(self.arguments[name], radix_bits, sizes)
             except FixedPointRangeError as error:
                 where = self.title(name, self.layout.locate(error.index))
                 raise FixedPointRangeError(f"initial {where}: {error}", error.index) from error
@@ -351,14 +419,14 @@ class Run:
 class Gradient:
     """The gradient of the training loss at the weights `at`, iteration t, evaluated with or without pullback."""
 
-    def __init__(self, run: Run, at: Vector, t: int) -> None:
-        self.run, self.at, self.t = run, at, t
+    def __init__(self, at: Vector, t: int) -> None:
+        self.at, self.t = at, t
         self.value: Vector | None = None
         self.pullback: Callable[[Vector], Vector] | None = None
 
-    def evaluate(self, with_pullback: bool) -> None:
+    def evaluate(self, run: Run, with_pullback: bool) -> None:
         """Evaluate it; the pullback gives the Hessian-vector product, followed by that with theta if wanted."""
-        run, leaves = self.run, self.run.layout.split(self.at)
+        leaves = run.layout.split(self.at)
         if with_pullback:
             count, theta = len(leaves), run.theta if run.wants_theta else []
             self.value, self.pullback = differentiation.gradient_with_pullback(

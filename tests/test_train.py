@@ -6,6 +6,7 @@ import pytest
 from autograd import grad, jacobian, value_and_grad
 from autograd.misc.flatten import flatten
 from conftest import Problem, leaves, relative_error, unrolled
+from conftest import tree as as_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -387,4 +388,90 @@ def test_float_loop_does_not_reverse():
     def loss(w, theta, t):
         return 0.5 * np.sum(curvature * (w - 1.0) ** 2)
 
-    grad(lambda w: np.sum(hg.train(loss, w, hg.Momentum(0.5, 0.9), 1000)))(start)  # checked bit for bit inside
+    grad(lambda w: np.sum(hg.train(loss, w, hg.Momentum(0.5, 0.9), 1000)))(
+        start
+    )  # checked bit for bit inside
+
+
+# ---- more than the last weights
+
+
+@pytest.mark.parametrize("recovery", [hg.Reversible(), hg.Stored()], ids=lambda r: type(r).__name__)
+def test_kept_weights_and_final_state_are_differentiable(problem, recovery):
+    """An area under a curve of weights, plus the final velocity, against the unrolled loop."""
+    hypers, kept = make_hypers(problem), (0, 7, 30, T)
+
+    def ours(h):
+        rule = hg.Momentum(hyper_tree(h["step_size"], False), hyper_tree(h["decay"], False), h["velocity"])
+        result = hg.train(
+            problem.loss, h["weights"], rule, T, h["theta"], recovery=recovery, keep=kept, return_state=True
+        )
+        return sum(problem.objective(w) for w in result.kept) + problem.objective(result.state["v"])
+
+    def unrolled_loop(h):
+        velocities = [leaves(h["velocity"])]
+
+        def update(t, j, w, states, g):
+            step, decay = at(h["step_size"][j], t), at(h["decay"][j], t)
+            v = decay * states[0] - (1 - decay) * g
+            if j == 0:
+                velocities.append([])
+            velocities[-1].append(v)
+            return w + step * v, [v]
+
+        total = 0.0
+        for t in kept:
+            del velocities[1:]
+            start = [leaves(h["velocity"])]
+            total = total + problem.objective(
+                unrolled(update, problem.loss, h["weights"], start, t, h["theta"])
+            )
+        return total + problem.objective(as_tree(velocities[-1]))
+
+    value, found = value_and_grad(ours)(hypers)
+    true_value, true = value_and_grad(unrolled_loop)(hypers)
+    assert value == pytest.approx(true_value, rel=1e-7)
+    for name in hypers:
+        assert relative_error(found[name], true[name]) < 1e-7, name
+
+
+def test_kept_weights_are_those_a_shorter_run_ends_with():
+    w = onp.array([1.0, -2.0])
+    result = hg.train(quadratic, w, hg.Momentum(0.1, 0.5), 10, keep=[3, 3, 10])
+    for t, kept in zip((3, 3, 10), result.kept, strict=True):
+        onp.testing.assert_array_equal(kept, hg.train(quadratic, w, hg.Momentum(0.1, 0.5), t))
+    assert result.state == {}
+    with pytest.raises(ValueError, match=r"keep must list numbers of updates in 0\.\.10, got \[11\]"):
+        hg.train(quadratic, w, hg.Momentum(0.1, 0.5), 10, keep=[11])
+
+
+def test_two_phases_make_one_run():
+    """Hand weights and velocity over: two runs are, to the last bit of the values, as one."""
+    w = onp.array([1.0, -2.0, 0.5])
+
+    def one(alpha):
+        return hg.train(quadratic, w, hg.Momentum(alpha, 0.75), 20)
+
+    def two(alpha):
+        first = hg.train(quadratic, w, hg.Momentum(alpha, 0.75), 8, return_state=True)
+        rule = hg.Momentum(alpha, 0.75, velocity=first.state["v"])
+        return hg.train(lambda w, theta, t: quadratic(w, theta, t + 8), first.weights, rule, 12)
+
+    onp.testing.assert_allclose(two(0.3), one(0.3), rtol=1e-8)
+    onp.testing.assert_allclose(jacobian(two)(0.3), jacobian(one)(0.3), rtol=1e-7)
+
+
+def test_monitor_sees_the_cotangents_of_every_step(problem):
+    hypers, seen = make_hypers(problem), []
+
+    def f(w):
+        rule = hg.Momentum(0.1, 0.25)
+        return problem.objective(hg.train(problem.loss, w, rule, T, hypers["theta"], monitor=watch))
+
+    def watch(step):
+        seen.append((step.iteration, step.cotangents["w"].copy(), step.buffer_bytes))
+
+    gradient = grad(f)(hypers["weights"])
+    assert [t for t, _, _ in seen] == list(reversed(range(T)))
+    onp.testing.assert_array_equal(seen[-1][1], onp.concatenate([onp.ravel(x) for x in leaves(gradient)]))
+    assert seen[0][2] > seen[-1][2] > 0, "the buffer empties on the way back"
