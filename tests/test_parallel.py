@@ -431,12 +431,17 @@ def test_fingerprints_are_the_same_in_every_process(tmp_path):
     )
     outputs = set()
     for seed in "12":  # the second process reads the byte code that the first has written
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed}
+        environment = os.environ | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": seed,
+            "PYTHONDONTWRITEBYTECODE": "",
+        }
         command = [sys.executable, "-c", "import work"]
         run = subprocess.run(
             command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         outputs.add(run.stdout)
+    assert (tmp_path / "__pycache__").exists(), "byte code for the second process"
     assert len(outputs) == 1, "fingerprints in processes with different hash seeds"
 
 
@@ -564,6 +569,29 @@ def test_a_failed_item_on_dask_is_named(client):
     ) as caught:
         omap(lambda x: 1 / x, [1, 0, 2], client=client)
     assert caught.value.results == {0: 1.0, 2: 0.5}
+
+
+def test_an_interruption_takes_the_work_off_the_dask_workers(client, tmp_path, monkeypatch):
+    keep = kept_results.KeptResults.keep
+
+    def keep_two(self, index, result):
+        if collect_results(tmp_path / "kept", default="-").count("-") == 48:
+            raise KeyboardInterrupt
+        keep(self, index, result)
+
+    def work_left():
+        return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(kept_results.KeptResults, "keep", keep_two)
+        with pytest.raises(KeyboardInterrupt):
+            omap(lambda x: time.sleep(0.05) or x, range(50), client=client, directory=tmp_path / "kept")
+    wait_until(lambda: work_left() == 0, "no work is left at the workers")
+    kept = collect_results(tmp_path / "kept", default="-")
+    assert [result for result in kept if result != "-"] == [x for x in range(50) if kept[x] != "-"], (
+        "kept results"
+    )
+    assert kept.count("-") == 48, "unfinished items"
 
 
 def test_dask_leaves_the_arguments_alone(client):

@@ -1,0 +1,281 @@
+"""What does a hypergradient cost, counted in gradients, and what do its parts?
+
+The problem is that of figures 2, 3 and 5: a 784-50-50-50-10 network, minibatches of 200, a step size and a decay
+for every step and every array of weights.  The unit is one call of autograd.grad on the same loss, choice of
+the minibatch and all, at weights of the same run, timed between the passes in the same process.  The gradient of
+the final loss, with which the way back starts, is no part of training and is left out.
+
+Plain runs give the cost of the whole.  Runs with a stopwatch, in turns with them, give the parts:
+
+    gradients          of the training loss; on the way back, with their pullback (Hessian-vector products)
+    exact arithmetic   operations on fixed point and buffers, conversions between floats and integers included
+    bookkeeping        the rest: the rule's float arithmetic and its adjoint, checksums, Python
+
+The stopwatch wraps a handful of calls a step; what it adds is measured, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from unittest import mock
+
+import autograd.numpy as np
+from autograd import grad, make_vjp
+from autograd.misc import flatten
+
+import hypergrad as hg
+from benchmarks.common import (
+    Stopwatch,
+    load_average,
+    seconds_of,
+    summary,
+    table,
+    verdict,
+    with_blas_threads,
+)
+from hypergrad import differentiation
+from hypergrad.exact_rep import BitStore, ExactRep
+from hypergrad.mnist import load_data_dicts
+from hypergrad.nn_utils import init_weights, net_log_probs, nll
+from hypergrad.operations import Decay
+from hypergrad.util import RandomState
+
+GOAL_GRADIENTS = 4.6  # the whole hypergradient, per step
+GOAL_EXACT = 0.15  # exact arithmetic, as a fraction of the forward pass
+
+EXACT = [
+    ("multiplication", Decay, "forward"),
+    ("multiplication", Decay, "inverse"),
+    ("multiplication", BitStore, "pack"),
+    ("addition", ExactRep, "add"),
+    ("addition", ExactRep, "sub"),
+    ("conversion to float", ExactRep, "val"),
+]
+EXACT_PARTS = tuple(dict.fromkeys(name for name, _, _ in EXACT))
+PARTS = ("gradients", *EXACT_PARTS, "bookkeeping")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the experiment, and how often to repeat the measurement."""
+
+    seed: int = 0
+    layer_sizes: tuple[int, ...] = (784, 50, 50, 50, 10)
+    batch_size: int = 200
+    num_rows: int = 10_000
+    num_steps: int = 100
+    log_step_size: float = -1.0
+    decays: tuple[float, float] = (
+        0.5,
+        0.98,
+    )  # drawn between these; the experiment's 0.5 would be a mere shift
+    log_scale: float = -3.0
+    log_l2: float = -100.0
+    repetitions: int = 20
+    blas_threads: tuple[int, ...] = (1, 2)
+
+    @classmethod
+    def quick(cls) -> Config:
+        """A few steps of a smaller network, a few times."""
+        return cls(
+            layer_sizes=(784, 20, 10),
+            batch_size=50,
+            num_rows=500,
+            num_steps=5,
+            repetitions=3,
+            blas_threads=(1,),
+        )
+
+
+class Problem(NamedTuple):
+    """Training as a function of its hyperparameters, and the training loss."""
+
+    trained: Callable[..., Any]  # of (hypers, callback=None): all weights, end to end
+    hypers: dict[str, Any]
+    loss: Callable[[Any, Any, int], Any]
+    num_weights: int
+
+
+def schedule_problem(config: Config, with_theta: bool) -> Problem:
+    """The experiment's problem; with_theta: the log L2 penalty of each weight is a hyperparameter as well."""
+    (data,) = load_data_dicts(config.num_rows)
+    random = RandomState(config.seed)
+    start = init_weights(config.layer_sizes, random, np.exp(config.log_scale))
+
+    def loss(weights: Any, log_l2: Any, t: int) -> Any:
+        rows = RandomState((config.seed, t)).randint(config.num_rows, size=config.batch_size)
+        penalty = sum(
+            np.sum(np.exp(log_l2[i][j] if with_theta else config.log_l2) * np.square(weights[i][j]))
+            for i in range(len(start))
+            for j in range(2)
+        )
+        return nll(net_log_probs(weights, data["X"][rows]), data["T"][rows]) + penalty
+
+    def tree(value: Callable[[Any], Any]) -> list:
+        return [(value(W), value(b)) for W, b in start]
+
+    hypers = {
+        "weights": start,
+        "log_step_sizes": tree(lambda _: np.full(config.num_steps, config.log_step_size)),
+        "decays": tree(lambda _: random.uniform(*config.decays, size=config.num_steps)),
+    }
+    if with_theta:
+        hypers["log_l2"] = tree(lambda leaf: np.full(leaf.shape, config.log_l2))
+
+    def trained(hypers: Any, callback: Callable | None = None) -> Any:
+        step_sizes = [(np.exp(W), np.exp(b)) for W, b in hypers["log_step_sizes"]]
+        rule = hg.Momentum(step_sizes, hypers["decays"])
+        theta = hypers["log_l2"] if with_theta else None
+        weights = hg.train(loss, hypers["weights"], rule, config.num_steps, theta, callback=callback)
+        return np.concatenate([np.ravel(leaf) for layer in weights for leaf in layer])
+
+    return Problem(trained, hypers, loss, sum(leaf.size for layer in start for leaf in layer))
+
+
+@contextlib.contextmanager
+def split(stopwatch: Stopwatch) -> Iterator[None]:
+    """Have the stopwatch tell apart gradients and the parts of exact arithmetic."""
+    with_pullback = differentiation.gradient_with_pullback
+
+    def evaluated(*args: Any) -> tuple[Any, Callable]:
+        value, pullback = with_pullback(*args)
+        return value, stopwatch.timed("gradients", pullback)
+
+    with (
+        mock.patch.object(differentiation, "gradient_with_pullback", evaluated),
+        stopwatch.watching([("gradients", differentiation, "gradient_with_pullback")]),
+        stopwatch.watching([("gradients", differentiation, "gradient"), *EXACT]),
+    ):
+        yield
+
+
+def measure(config: Config, with_theta: bool) -> dict[str, Any]:
+    """Time passes and gradients in turns; the `summary` over repetitions of each quantity in `_round`."""
+    problem, T = schedule_problem(config, with_theta), config.num_steps
+    gradient, theta = grad(problem.loss), problem.hypers.get("log_l2")
+    every, trajectory = max(1, T // 10), []
+
+    def keep(step: hg.Step) -> None:
+        if step.iteration % every == 0:
+            trajectory.append(step.weights)
+
+    problem.trained(problem.hypers, keep)
+    cotangent, _ = flatten(gradient(trajectory[-1], theta, T - 1))
+
+    def gradients() -> None:
+        for t in range(T):
+            gradient(trajectory[t // every], theta, t)
+
+    def one_round() -> dict[str, float]:
+        return _round(problem, T, gradients, cotangent)
+
+    one_round()  # the first one pays for caches, and the memory that numpy and the system hand out
+    load = [load_average()]
+    rounds = [one_round() for _ in range(config.repetitions)]
+    load.append(load_average())
+    return {
+        "theta": with_theta,
+        "num_weights": problem.num_weights,
+        "num_hypers": flatten(problem.hypers)[0].size - problem.num_weights,
+        "load_average": load,
+        **{name: summary([quantities[name] for quantities in rounds]) for name in rounds[0]},
+    }
+
+
+def _round(problem: Problem, T: int, gradients: Callable[[], None], cotangent: Any) -> dict[str, float]:
+    """A hypergradient, then one with a stopwatch, between them gradients.  Per step:
+
+    gradient (seconds); forward, backward, hypergradient and the parts of both passes (gradients); exact
+    nanoseconds of both passes (per weight); exact fraction, of the forward pass; stopwatch, the fraction that
+    it adds to the hypergradient.
+    """
+    units, seconds = [seconds_of(gradients)[0] / T], {}
+    stopwatches = {"forward": Stopwatch(), "backward": Stopwatch()}
+
+    def timed(way: str, watched: bool, function: Callable[[], Any]) -> Any:
+        with split(stopwatches[way]) if watched else contextlib.nullcontext():
+            seconds[way, watched], result = seconds_of(function)
+        seconds[way, watched] /= T
+        units.append(seconds_of(gradients)[0] / T)
+        return result
+
+    for watched in (False, True):
+        pull_back, _ = timed("forward", watched, lambda: make_vjp(problem.trained)(problem.hypers))
+        timed("backward", watched, lambda: pull_back(cotangent))  # noqa: B023  it is called at once
+
+    plain_unit, watched_unit = np.mean(units[:3]), np.mean(units[2:])
+    whole = {watched: seconds["forward", watched] + seconds["backward", watched] for watched in (False, True)}
+    quantities = {
+        "gradient": np.mean(units),
+        "forward": seconds["forward", False] / plain_unit,
+        "backward": seconds["backward", False] / plain_unit,
+        "hypergradient": whole[False] / plain_unit,
+        "stopwatch": (whole[True] / watched_unit) / (whole[False] / plain_unit) - 1.0,
+    }
+    for way, stopwatch in stopwatches.items():
+        parts = {name: stopwatch.seconds[name] / T for name in PARTS if name != "bookkeeping"}
+        parts["bookkeeping"] = seconds[way, True] - sum(parts.values())
+        exact = sum(parts[name] for name in EXACT_PARTS)
+        quantities |= {f"{way} {name}": part / watched_unit for name, part in parts.items()}
+        quantities[f"{way} exact nanoseconds"] = exact / problem.num_weights * 1e9
+        quantities[f"{way} exact fraction"] = exact / seconds[way, True]
+    return {name: float(value) for name, value in quantities.items()}
+
+
+def measure_all(config: Config) -> list[dict[str, Any]]:
+    """Both problems, with the BLAS threads of this process."""
+    return [measure(config, with_theta) for with_theta in (False, True)]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Measure with each number of BLAS threads, in a process of its own."""
+    cases = [
+        {"blas_threads": threads, **case}
+        for threads in config.blas_threads
+        for case in with_blas_threads(threads, measure_all, config)
+    ]
+    return {"repetitions": config.repetitions, "cases": cases}
+
+
+def report(results: dict[str, Any]) -> str:
+    """The whole and its parts, beside the goals."""
+    cases = results["cases"]
+
+    def row(title: str, name: str, form: str = "{:.2f}", factor: float = 1.0) -> list[str]:
+        return [title, *(form.format(case[name]["median"] * factor) for case in cases)]
+
+    def goal(form: str, name: str, limit: float) -> list[str]:
+        return [
+            f"    goal: at most {form.format(limit)}",
+            *(verdict(case[name]["median"], limit) for case in cases),
+        ]
+
+    def quartiles(name: str) -> list[str]:
+        pairs = [case[name]["quartiles"] for case in cases]
+        return ["    quartiles", *(f"{low:.2f} to {high:.2f}" for low, high in pairs)]
+
+    rows = [
+        ["hyperparameters", *(f"{case['num_hypers']:,}" for case in cases)],
+        [
+            "load average",
+            *(" to ".join("?" if x is None else f"{x:.2f}" for x in case["load_average"]) for case in cases),
+        ],
+        row("a gradient, ms", "gradient", factor=1e3),
+        row("hypergradient, gradients a step", "hypergradient"),
+        quartiles("hypergradient"),
+        goal("{}", "hypergradient", GOAL_GRADIENTS),
+    ]
+    for way in ("forward", "backward"):
+        rows.append(row(f"{way} step, gradients", way))
+        rows += [row(f"    {part}", f"{way} {part}", "{:.3f}") for part in PARTS]
+    rows.append(row("exact arithmetic in the forward pass", "forward exact fraction", "{:.1%}"))
+    rows.append(goal("{:.0%}", "forward exact fraction", GOAL_EXACT))
+    for way in ("forward", "backward"):
+        rows.append(row(f"    {way}, ns a weight and step", f"{way} exact nanoseconds"))
+    rows.append(row("what the stopwatch adds", "stopwatch", "{:+.1%}"))
+    headings = [f"{'with' if case['theta'] else 'no'} theta, {case['blas_threads']} thr." for case in cases]
+    weights = f"{cases[0]['num_weights']:,} weights, medians of {results['repetitions']} repetitions"
+    return table([weights, *headings], rows)
