@@ -68,11 +68,15 @@ class Reversible(Recovery):
 
     check_every: steps between two comparisons, by checksum, of the recovered states with the true ones;
         num_steps / 100 by default.  The initial state is compared in full in any case.
-    Raises ReversalError, on the way back, where they differ.
+    Raises ReversalError, on the way back, where they differ; ValueError where check_every < 1.
     Source: Maclaurin et al. 2015, section 2.
     """
 
     check_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.check_every is not None and self.check_every < 1:
+            raise ValueError(f"check_every must be 1 or more, or None, got {self.check_every}")
 
     def start(self, run: Run) -> _Reversal:
         """The memory of one run."""

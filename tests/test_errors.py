@@ -153,6 +153,11 @@ def test_number_of_steps():
         hg.train(loss, W, RULE, 2.5)
 
 
+def test_checks_are_at_least_one_step_apart():
+    with pytest.raises(ValueError, match="check_every must be 1 or more"):
+        hg.Reversible(check_every=0)
+
+
 def test_second_derivatives_are_refused():
     def f(alpha):
         return total(hg.train(loss, W, hg.Momentum(alpha, 0.9), 5))
