@@ -78,7 +78,7 @@ class Config:
     )  # drawn between these; the experiment's 0.5 would be a mere shift
     log_scale: float = -3.0
     log_l2: float = -100.0
-    repetitions: int = 20
+    repetitions: int = 4
     blas_threads: tuple[int, ...] = (1, 2)
 
     @classmethod

@@ -1,7 +1,10 @@
-"""Optimizers of the outer loop, which descends hypergradients.
+"""The optimizers of the 2015 package: those of the outer loop, which descends hypergradients, are here.
+
+The training functions `sgd` .. `sgd_parsed`, which compute hypergradients, come from `hypergrad.sgd_2015`.
 
 `simple_sgd`, `rms_prop` and `adam` take a gradient, `bfgs` an objective with its gradient.  Signatures and
-updates are those of the 2015 package, so that its results can be compared number for number.
+updates are those of the 2015 package, so that its results can be compared number for number.  That package had
+its training functions here as well, so `sgd` .. `sgd_parsed` (sgd_2015.py) can be imported from here.
 """
 
 from __future__ import annotations
@@ -12,7 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["adam", "bfgs", "rms_prop", "simple_sgd"]
+from hypergrad.sgd_2015 import sgd, sgd2, sgd3, sgd4, sgd_meta_only, sgd_meta_only_sub, sgd_parsed
+
+__all__ = [
+    "adam",
+    "bfgs",
+    "rms_prop",
+    "sgd",
+    "sgd2",
+    "sgd3",
+    "sgd4",
+    "sgd_meta_only",
+    "sgd_meta_only_sub",
+    "sgd_parsed",
+    "simple_sgd",
+]
 
 Vector = NDArray[np.float64]
 Gradient = Callable[[Vector, int], ArrayLike]
