@@ -25,9 +25,9 @@ from hypergrad.plotting import COLORS, new_figure
 class RoundedUp(hg.Momentum):
     """Momentum with its velocity decayed as the 2015 package did: by (floor(2^16 decay) + 1) / 2^16."""
 
-    def coefficients(self, schedule: Callable) -> dict[str, np.ndarray]:
+    def coefficients(self, schedule: Callable, num_steps: int) -> dict[str, np.ndarray]:
         """Those of Momentum, but for the rounding, which counts as the identity in derivatives."""
-        coefficients = dict(super().coefficients(schedule))
+        coefficients = dict(super().coefficients(schedule, num_steps))
         decay = coefficients["decay"]
         plain = value_of(decay)
         coefficients["decay"] = decay + ((np.floor(plain * 2.0**16) + 1) / 2.0**16 - plain)

@@ -108,7 +108,7 @@ def run_rule(
     for name, value in rule.initial().items():
         title = f"initial {rule.states[name]}"
         arguments[name] = np.zeros(layout.size) if value is None else layout.flatten(value, title)
-    coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps))
+    coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps), num_steps)
     arguments |= coefficients
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))

@@ -28,7 +28,7 @@ class Rule(Protocol):
     def initial(self) -> Mapping[str, Any]:
         """The initial value of each state: a tree like the weights, or None for zeros."""
 
-    def coefficients(self, schedule: Schedule) -> Mapping[str, Any]:
+    def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
         """The coefficients that the program names, each of shape (1 or num_steps, 1 or number of leaves).
 
         schedule(value, name) brings a hyperparameter to that shape; what follows is written with
@@ -66,7 +66,7 @@ class Momentum:
         """The initial velocity."""
         return {"v": self.velocity}
 
-    def coefficients(self, schedule: Schedule) -> Mapping[str, Any]:
+    def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
         """The decay as it is really applied, so that what runs is exactly momentum at that decay."""
         decay = rounded_factor(schedule(self.decay, "decay"))
         return {

@@ -108,7 +108,7 @@ def test_a_wrong_gradient_is_caught(problem, monkeypatch):
     monkeypatch.setattr(
         hg.Momentum,
         "coefficients",
-        lambda self, schedule: {
+        lambda self, schedule, num_steps: {
             "decay": schedule(self.decay, "decay"),
             "decay - 1": onp.array(hg.differentiation.value_of(schedule(self.decay, "decay"))) - 1.0,
             "step_size": schedule(self.step_size, "step_size"),
