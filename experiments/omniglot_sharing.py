@@ -1,12 +1,12 @@
 """Figures 8, 9 and the results table: learning which tasks share which weights (section 3.4).
 
 Ten tasks, the characters of five Omniglot alphabets and of the same rotated by 90 degrees, each with a net of its
-own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z. With T = I the nets are separate, with
-1/10 throughout T_1 they have their first layer in common. Learned are all three matrices, from the validation loss,
+own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z. With T = I the nets are separate,
+with 1/10 throughout T_1 they have their first layer in common. Learned are all three matrices, from the validation loss,
 by plain steps along its gradient through all of training.
 
-The training loss is the sum over the tasks of their mean negative log-likelihoods, plus exp(-4) |z|^2. The validation
-loss, and every loss reported, is the mean over the tasks, without the penalty. Each meta-iteration divides the 12
+The training loss is the sum over the tasks of their mean negative log-likelihoods, plus exp(-4) |z|^2. The
+validation loss, and every loss reported, is the mean over the tasks, without the penalty. Each meta-iteration divides the 12
 training drawings of each character anew, 10 to train and 2 to validate. The losses of the table are of nets that
 were trained on all 12 and tested on the other 3.
 
