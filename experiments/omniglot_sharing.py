@@ -1,24 +1,24 @@
 """Figures 8, 9 and the results table: learning which tasks share which weights (section 3.4).
 
-Ten tasks, the characters of five Omniglot alphabets and of the same rotated by 90 degrees, each with a net of its
-own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z. With T = I the nets are separate,
-with 1/10 throughout T_1 they have their first layer in common. Learned are all three matrices, from the validation loss,
-by plain steps along its gradient through all of training.
+Ten tasks, the characters of five Omniglot alphabets and of the same rotated by 90 degrees, each with a net of
+its own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z. With T = I the nets are
+separate, with 1/10 throughout T_1 they have their first layer in common. Learned are all three matrices, from
+the validation loss, by plain steps along its gradient through all of training.
 
 The training loss is the sum over the tasks of their mean negative log-likelihoods, plus exp(-4) |z|^2. The
-validation loss, and every loss reported, is the mean over the tasks, without the penalty. Each meta-iteration divides the 12
-training drawings of each character anew, 10 to train and 2 to validate. The losses of the table are of nets that
-were trained on all 12 and tested on the other 3.
+validation loss, and every loss reported, is the mean over the tasks, without the penalty. Each meta-iteration
+divides the 12 training drawings of each character anew, 10 to train and 2 to validate. The losses of the table
+are of nets that were trained on all 12 and tested on the other 3.
 
 In 2015 the drawings of each task were divided on their own, so that a drawing on which one task is validated or
-tested may be in the training set of its rotation. We run that ("own"), to compare with the table of 2015, and the
-same with one division for an alphabet and its rotation ("common"): no drawing is on both sides in any orientation.
+tested may be in the training set of its rotation. We run that ("own"), to compare with the table of 2015, and
+the same with one division for an alphabet and its rotation ("common"): no drawing is on both sides in any
+orientation.
 
 Our numbers differ from those of 2015 because the data do. Its five alphabets came from a file of its own; ours
-(Balinese, Early Aramaic, Greek, Japanese katakana, Sanskrit) come from the two small background sets of Omniglot.
-The nets compute in single precision, in half the time; training is reversed exactly all the same.
-In 2015, train / test: separate nets 0.61 / 1.34, tied first layer 0.90 / 1.25, learned sharing 0.60 / 1.13.
-"""
+(Balinese, Early Aramaic, Greek, Japanese katakana, Sanskrit) come from the two small background sets of
+Omniglot. The nets compute in single precision, in half the time; training is reversed exactly all the same. In
+2015, train / test: separate nets 0.61 / 1.34, tied first layer 0.90 / 1.25, learned sharing 0.60 / 1.13."""
 
 from __future__ import annotations
 
