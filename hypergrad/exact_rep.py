@@ -366,17 +366,24 @@ class ExactRep:
         """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d."""
         growth, numerator = _largest_of(ratios)
         rounding = numerator * 2.0**-self.radix_bits
-        if growth > 1.0 and not self._bound * growth + rounding < self.limit:
-            self._bound = self._largest()
-            if not self._bound * growth + rounding < self.limit:
+        reach = self._bound * growth + rounding
+        if growth > 1.0 and not reach < self.limit:  # the largest factor need not meet the largest number
+            products = [
+                np.abs(self.val.reshape(-1)[b]) * np.divide(n, d)
+                for b, (n, d) in zip(self._blocks, ratios, strict=True)
+            ]
+            product = np.concatenate(products)
+            reach = float(np.max(product, initial=0.0)) * (1 + 2.0**-40) + rounding
+            if not reach < self.limit:
+                index = int(np.argmax(product))
                 raise FixedPointRangeError(
-                    f"multiplying {self._bound:.6g} by {growth:.6g} leaves the fixed-point range +-{self.limit:g}",
-                    int(np.argmax(np.abs(self.val.reshape(-1)))),
+                    f"multiplying gives {product[index]:.6g}, out of the fixed-point range +-{self.limit:g}",
+                    index,
                 )
         for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
             if not (isinstance(n, int) and isinstance(d, int) and n == d):
                 store.multiply(self._flat[block], n, d)
-        self._bound = self._bound * growth + rounding
+        self._bound = reach
         return self
 
     def _accumulate(self, A: ArrayLike, operation: np.ufunc) -> ExactRep:

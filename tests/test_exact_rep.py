@@ -300,3 +300,10 @@ def test_buffer_is_close_to_the_entropy_limit(decay, num_steps, excess):
     x.aux.pack()
     bits = 8 * x.aux.nbytes / 64
     assert np.log2(1 / decay) * num_steps * 0.99 < bits < np.log2(1 / decay) * num_steps * excess
+
+
+def test_range_is_checked_element_by_element():
+    """The largest factor and the largest number may belong to different elements."""
+    start, factors = np.array([1500.0, 0.5]), np.array([1.0, 100.0])
+    assert ExactRep(start).mul(factors).div(factors) == ExactRep(start)
+    np.testing.assert_allclose(ExactRep(start).mul(factors).val, [1500.0, 50.0])
