@@ -1,24 +1,24 @@
 """Figures 8, 9 and the results table: learning which tasks share which weights (section 3.4).
 
-Ten tasks, the characters of five Omniglot alphabets and of the same rotated by 90 degrees, each with a net of
-its own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z. With T = I the nets are
-separate, with 1/10 throughout T_1 they have their first layer in common. Learned are all three matrices, from
-the validation loss, by plain steps along its gradient through all of training.
+Ten tasks, the characters of five Omniglot alphabets and of the same rotated by 90 degrees, each with a net of its
+own, 784-400-200-55, whose layers are mixed from ten sets of latent weights z by matrices T_l. With T_l = I the nets
+are separate; with 1/10 throughout T_1, as in 2015, the first layer of all is the mean of the latent ones. Learned
+are all three matrices, from the validation loss, by plain steps along its gradient through all of training.
 
 The training loss is the sum over the tasks of their mean negative log-likelihoods, plus exp(-4) |z|^2. The
 validation loss, and every loss reported, is the mean over the tasks, without the penalty. Each meta-iteration
-divides the 12 training drawings of each character anew, 10 to train and 2 to validate. The losses of the table
-are of nets that were trained on all 12 and tested on the other 3.
+divides the 12 training drawings of each character anew, 10 to train and 2 to validate. The losses of the table are
+of nets that were trained on all 12 and tested on the other 3.
 
 In 2015 the drawings of each task were divided on their own, so that a drawing on which one task is validated or
-tested may be in the training set of its rotation. We run that ("own"), to compare with the table of 2015, and
-the same with one division for an alphabet and its rotation ("common"): no drawing is on both sides in any
-orientation.
+tested may be in the training set of its rotation. We run that ("own"), to compare with the table of 2015, and the
+same with one division for an alphabet and its rotation ("common"): no drawing is on both sides in any orientation.
 
 Our numbers differ from those of 2015 because the data do. Its five alphabets came from a file of its own; ours
-(Balinese, Early Aramaic, Greek, Japanese katakana, Sanskrit) come from the two small background sets of
-Omniglot. The nets compute in single precision, in half the time; training is reversed exactly all the same. In
-2015, train / test: separate nets 0.61 / 1.34, tied first layer 0.90 / 1.25, learned sharing 0.60 / 1.13."""
+(Balinese, Early Aramaic, Greek, Japanese katakana, Sanskrit) come from the two small background sets of Omniglot.
+The nets compute in single precision, in half the time; training is reversed exactly all the same.
+In 2015, train / test: separate nets 0.61 / 1.34, tied first layer 0.90 / 1.25, learned sharing 0.60 / 1.13.
+"""
 
 from __future__ import annotations
 
@@ -189,19 +189,18 @@ def plot_drawings(results: dict[str, np.ndarray]) -> Figure:
 def plot_correlations(results: dict[str, np.ndarray]) -> Figure:
     """Figure 9: how much each pair of tasks shares in each layer, the mean over the seeds."""
     own, common = results["correlations"].mean(axis=1)
-    columns = [*zip(MODELS, own, strict=True), ("Learned, common\ndivision", common[-1])]
-    layers = len(own[0])
-    figure, axes = new_figure(layers, len(columns), height=2.9, squeeze=False)
-    for j, (title, correlations) in enumerate(columns):
-        axes[0, j].set_title(title.replace(" ", "\n", 1) if "\n" not in title else title, fontsize=7)
-        for layer in range(layers):
-            ax = axes[layers - 1 - layer, j]
-            image = ax.matshow(correlations[layer], cmap="binary", vmin=0, vmax=1)
+    titles = [*(model.replace(" ", "\n", 1) for model in MODELS), "Learned,\ncommon division"]
+    columns, layers = [*own, common[-1]], own.shape[1]
+    figure, axes = new_figure(layers, len(columns), height=2.4, squeeze=False)
+    for j, (title, correlations) in enumerate(zip(titles, columns, strict=True)):
+        axes[0, j].set_title(title, fontsize=7)
+        for ax, matrix in zip(axes[::-1, j], correlations, strict=True):  # the first layer at the bottom
+            image = ax.imshow(matrix, cmap="binary", vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set_visible(True)
-            if j == 0:
-                ax.set_ylabel(f"Layer {layer + 1}")
-    figure.colorbar(image, ax=axes, label="Correlation of weights", shrink=0.6, aspect=30)
+    for layer, ax in enumerate(axes[::-1, 0], start=1):
+        ax.set_ylabel(f"Layer {layer}")
+    figure.colorbar(image, ax=axes, label="Correlation of weights", shrink=0.8, aspect=30)
     return figure
 
 
@@ -216,7 +215,7 @@ def plot_table(results: dict[str, np.ndarray]) -> Figure:
         loss_ax.plot(positions, LOSSES_2015[name], "_", color=color, markersize=16)
         loss_ax.plot([], [], color=color, linewidth=2, label=name.capitalize())
     for marker, label in (("o", "Own division"), ("s", "Common division"), ("_", "2015")):
-        loss_ax.plot([], [], marker, color=grey, label=label, **hollow)
+        loss_ax.plot([], [], marker, color=grey, markersize=4, label=label, **hollow)
     loss_ax.set_xticks(positions, [model.replace(" ", "\n", 1) for model in MODELS], fontsize=6)
     loss_ax.set(ylabel="Loss", ylim=(0, None), xlim=(-0.5, len(MODELS) - 0.5))
     layers = np.arange(1, results["rotation_correlation"].shape[-1] + 1)

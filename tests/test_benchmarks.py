@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import command_line, discover
+from benchmarks.common import Stopwatch, seconds_of
 
 BENCHMARKS = discover()
 
@@ -30,3 +31,45 @@ def test_buffer_takes_no_less_than_the_limit_and_little_more():
     assert np.all(bits[:, -1] > 0.99 * limits), "no lossless buffer is smaller than the limit"
     assert np.all(bits[:, -1] < (1 + module.GOAL) * limits), "goal at 10,000 steps"
     assert np.all(np.diff(bits, axis=1) < 0), "the constant part weighs less in longer runs"
+
+
+def test_parts_add_up_to_the_passes_and_none_is_missed():
+    module = BENCHMARKS["cost"]
+    for case in module.measure_all(module.Config.quick()):
+        for way in ("forward", "backward"):
+            parts = {name: case[f"{way} {name}"]["median"] for name in module.PARTS}
+            for name, part in parts.items():
+                assert part > 0, f"{way} {name}: the stopwatch saw no call"
+        assert case["num_weights"] == 784 * 20 + 20 + 20 * 10 + 10
+        assert case["num_hypers"] == 2 * 4 * 5 + case["theta"] * case["num_weights"]
+
+
+def test_nothing_but_the_buffer_grows_with_the_number_of_steps():
+    module = BENCHMARKS["memory"]
+    config = module.Config(decays=(), run_decays=(0.5,), run_steps=(64, 320), run_weights=5_000)
+    bits, _ = module.growth(module.run(config), 0)
+    assert 0.99 < bits < 1.1, "bits per weight and step at a decay of 0.5"
+
+
+def test_finer_factors_mean_smaller_stairs_and_more_noise():
+    module = BENCHMARKS["factor_bits"]
+    results = module.run(module.Config.quick())
+    stairs = np.array(results["difference_errors"])
+    assert stairs[0, 2] > 10 * stairs[2, 2], "differences of 1e-5 at k = 16 and 24"
+    assert np.all(np.diff(results["noise_rms"]) > 0)
+    limits = 100 * 2.0 ** (np.array(results["factor_bits"]) - 52)
+    assert np.all(results["noise_largest"] < limits), "noise of 2^(k - 52) a step"
+
+
+def test_time_of_an_inner_call_counts_once():
+    stopwatch = Stopwatch()
+    inner = stopwatch.timed("inner", lambda: sum(range(20_000)))
+    total, _ = seconds_of(stopwatch.timed("outer", lambda: [inner() for _ in range(5)]))
+    assert 0 < sum(stopwatch.seconds.values()) <= total
+    assert stopwatch.seconds["inner"] > stopwatch.seconds["outer"] > 0
+
+
+def test_unknown_name_is_refused_with_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        command_line(["costs"])
+    assert "no benchmark named costs; there are cost, " in capsys.readouterr().err
