@@ -5,19 +5,25 @@
 is differentiable by autograd with respect to the initial weights, theta and every hyperparameter of the rule.
 """
 
+from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
 from hypergrad.recoveries import NonFiniteGradientError, ReversalError, Reversible, Stored
 from hypergrad.reversible import BackwardStep, Step, Trained, train
-from hypergrad.rules import Momentum
+from hypergrad.rules import HeavyBall, Momentum, Nesterov
 from hypergrad.util import logistic, logit
 
 __all__ = [
+    "Adam",
+    "AdamW",
     "BackwardStep",
     "BitStore",
     "ExactRep",
     "FixedPointRangeError",
+    "HeavyBall",
     "Momentum",
+    "Nesterov",
     "NonFiniteGradientError",
+    "RMSProp",
     "ReversalError",
     "Reversible",
     "Step",

@@ -204,6 +204,7 @@ class Run:
         self.theta = self.theta_layout.split(self.arguments["theta"])
         self.coefficients = {name: self.arguments[name] for name in self.coefficient_names}
         self._check_coefficients()
+        self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
         self._train(results)
         self.callback = None  # training once more, for a second backward pass, is silent
@@ -339,7 +340,7 @@ class Run:
         except FixedPointRangeError as error:
             where = self.title(operation.target, self.layout.locate(error.index))
             raise FixedPointRangeError(
-                f"{where} at iteration {t}: {error}; lower the step size, or rescale the problem", error.index
+                f"{where} at iteration {t}: {error}; {self.rule.advice(operation.target)}", error.index
             ) from error
         self.floats.pop(operation.target, None)
         if operation.target == "w":
@@ -367,6 +368,14 @@ class Run:
             for j, part in enumerate(self.layout.slices)
         ]
 
+    def _largest_gradient(self) -> float:
+        """At the initial weights; 0 where there is no step to take."""
+        if self.num_steps == 0:
+            return 0.0
+        gradient = Gradient(self.arguments["w"], 0)
+        gradient.evaluate(self, with_pullback=False)
+        return float(np.max(np.abs(gradient.value), initial=0.0))
+
     @property
     def only_shrinks(self) -> bool:
         """Whether no factor is above one, so that digits never return from the buffer on the way forward."""
@@ -386,7 +395,7 @@ class Run:
         for name in ("w", *self.rule.states):
             sizes = self.layout.sizes if name in separate else [self.layout.size]
             try:
-                radix_bits = self.rule.radix_bits.get(name, RADIX_BITS)
+                radix_bits = self.radix_bits.get(name, RADIX_BITS)
                 states[name] = self.recovery.represent(self.arguments[name], radix_bits, sizes)
             except FixedPointRangeError as error:
                 where = self.title(name, self.layout.locate(error.index))

@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from hypergrad.differentiation import rounded_factor
 from hypergrad.operations import Add, Decay, Program
 
-__all__ = ["Momentum", "Rule"]
+__all__ = ["HeavyBall", "Momentum", "Nesterov", "Rule", "Schedule"]
 
 Schedule = Callable[[Any, str], Any]
+
+ONE = np.ones((1, 1))
+LEAK = 2.0**-24  # the least factor that leaves a trace of what it multiplies
 
 
 class Rule(Protocol):
@@ -23,7 +28,17 @@ class Rule(Protocol):
 
     program: Program  # the operations of one step, in order
     states: Mapping[str, str]  # name in the program -> name in messages, of every state but the weights "w"
-    radix_bits: Mapping[str, int]  # resolution 2**-radix_bits, range +-2**(63 - radix_bits); 52 for others
+
+    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
+        """By state, the bits after the point: resolution 2**-bits, range +-2**(63 - bits); 52 for those left out.
+
+        largest_gradient(): the largest |entry| of the gradient at the initial weights.
+        """
+        return {}
+
+    def advice(self, state: str) -> str:
+        """What to do where a state leaves its range."""
+        return "lower the step size, or rescale the problem"
 
     def initial(self) -> Mapping[str, Any]:
         """The initial value of each state: a tree like the weights, or None for zeros."""
@@ -37,7 +52,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Momentum:
+class Momentum(Rule):
     """Stochastic gradient descent with momentum, in the convention of the paper (with 1 - decay).
 
         v <- decay * v - (1 - decay) * g;    w <- w + step_size * v
@@ -55,7 +70,6 @@ class Momentum:
     velocity: Any = None
 
     states: ClassVar[Mapping[str, str]] = {"v": "velocity"}
-    radix_bits: ClassVar[Mapping[str, int]] = {}
     program: ClassVar[Program] = (
         Decay("v", "decay"),
         Add("v", ("decay - 1",), ("g",)),
@@ -73,4 +87,95 @@ class Momentum:
             "decay": decay,
             "decay - 1": decay - 1.0,
             "step_size": schedule(self.step_size, "step_size"),
+        }
+
+
+@dataclass(frozen=True)
+class HeavyBall(Rule):
+    """Stochastic gradient descent with momentum, in the convention of today's libraries (no 1 - momentum).
+
+        v <- momentum * v + g;    w <- w - step_size * v
+
+    The same as `Momentum` with step size step_size / (1 - momentum), as long as neither changes over time.
+
+    step_size, velocity: as for `Momentum`.
+    momentum: mu, 2**-25 < mu, applied as the nearest multiple of 2**-24.
+
+    Source: Polyak 1964; `momentum` of torch.optim.SGD, decay of optax.trace.
+    """
+
+    step_size: Any
+    momentum: Any
+    velocity: Any = None
+
+    states: ClassVar[Mapping[str, str]] = {"v": "velocity"}
+    program: ClassVar[Program] = (
+        Decay("v", "momentum"),
+        Add("v", ("1",), ("g",)),
+        Add("w", ("-step_size",), ("v",)),
+    )
+
+    def initial(self) -> Mapping[str, Any]:
+        """The initial velocity."""
+        return {"v": self.velocity}
+
+    def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
+        """The momentum as it is really applied."""
+        return {
+            "momentum": rounded_factor(schedule(self.momentum, "momentum")),
+            "1": ONE,
+            "-step_size": -schedule(self.step_size, "step_size"),
+        }
+
+
+@dataclass(frozen=True)
+class Nesterov(Rule):
+    """Stochastic gradient descent with Nesterov's momentum, by way of a state that holds the last gradient.
+
+        q <- leak * q + g;    v <- momentum * v + g;    w <- w - step_size * (q + momentum * v)
+
+    With leak = 0 this is Nesterov's momentum as today's libraries have it (torch.optim.SGD with nesterov=True).
+    But then w moves by the gradient at w itself: the factor by which a step shrinks volumes of (w, v) is
+    momentum**N det(1 - step_size * Hessian), which depends on w, whereas that of any sequence of reversible
+    operations is the product of its decays.  So no such sequence on (w, v) alone is this step, and going back
+    means to solve w + step_size * g(w) = ... for w.  What a gradient step forgets must be kept instead: q does,
+    and its decay by `leak` moves log2(1 / leak) bits per weight and step into the buffer.
+
+    step_size, momentum, velocity: as for `HeavyBall`.
+    leak: the share of the last but one gradient in q, 2**-25 < leak.  At the default, 2**-24, the update is
+        the standard one but for 6e-8 of the last gradient, and takes 24 bits per weight and step (a stored
+        copy: 64), besides those of the momentum.  At 2**-10 it is off by 0.1 % of the last gradient, for 10 bits.
+
+    Source: Nesterov 1983, in the form of Sutskever et al. 2013, section 2, at the look-ahead weights.
+    """
+
+    step_size: Any
+    momentum: Any
+    velocity: Any = None
+    leak: Any = LEAK
+
+    states: ClassVar[Mapping[str, str]] = {"q": "last gradient", "v": "velocity"}
+    program: ClassVar[Program] = (
+        Decay("q", "leak"),
+        Add("q", ("1",), ("g",)),
+        Decay("v", "momentum"),
+        Add("v", ("1",), ("g",)),
+        Add("w", ("-step_size",), ("q",)),
+        Add("w", ("-step_size * momentum",), ("v",)),
+    )
+
+    def initial(self) -> Mapping[str, Any]:
+        """No last gradient, and the initial velocity."""
+        return {"q": None, "v": self.velocity}
+
+    def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
+        """The momentum as it is really applied."""
+        step_size = schedule(self.step_size, "step_size")
+        momentum = rounded_factor(schedule(self.momentum, "momentum"))
+        return {
+            "leak": rounded_factor(schedule(self.leak, "leak")),
+            "1": ONE,
+            "momentum": momentum,
+            "-step_size": -step_size,
+            "-step_size * momentum": -step_size * momentum,
         }
