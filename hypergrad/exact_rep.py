@@ -17,7 +17,7 @@ there is no branch, mask or Python integer per element, and going back finds eve
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -49,6 +49,9 @@ class FixedPointRangeError(ValueError):
         self.index = index
 
 
+Words = MutableMapping[int, NDArray[np.uint16]]
+
+
 class BitStore:
     """Last-in first-out store of digits, one stack per element, close to the entropy limit.
 
@@ -57,12 +60,13 @@ class BitStore:
     object is changed in place.
 
     length: number of elements.
+    words: where the 16-bit words are kept, a mapping from integers to arrays; a dict by default.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, words: Words | None = None) -> None:
         self._length = length
         self._head: NDArray[np.int64] | None = None  # all zeros, until something is in it
-        self._words: dict[int, NDArray[np.uint16]] = {}  # by depth; an absent one is all zeros
+        self._words: Words = {} if words is None else words  # by depth; an absent one is all zeros
         # Depth counts the words moved out of the head so far; as moved zeros and absent words are the same
         # thing it may become negative.  Level is an upper bound of log2(head + 1).  Integers, or, after moduli
         # that differ between elements, int64 arrays.
@@ -101,7 +105,7 @@ class BitStore:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all arrays, in bytes."""
+        """Size of all arrays, in bytes, wherever they are kept."""
         head = 0 if self._head is None else self._head.nbytes
         return head + sum(word.nbytes for word in self._words.values())
 
@@ -268,6 +272,7 @@ class ExactRep:
         `from_intrep`, integers: the fixed-point numbers themselves.
     sizes: lengths of consecutive blocks of the flattened array that take factors of their own (the layers of a
         network, say); one block by default.
+    words: makes what a buffer of a given length keeps its words in; see `BitStore`.
     Raises FixedPointRangeError (a ValueError) for what is not finite or out of range, before anything changes.
     Source: Maclaurin et al. 2015, section 2.2 and Algorithm 3.
     """
@@ -278,6 +283,7 @@ class ExactRep:
         from_intrep: bool = False,
         radix_bits: int = RADIX_BITS,
         sizes: Sequence[int] | None = None,
+        words: Callable[[int], Words | None] = lambda length: None,
     ) -> None:
         self.radix_bits = radix_bits
         self.limit = 2.0 ** (63 - radix_bits)
@@ -296,7 +302,8 @@ class ExactRep:
         if ends[-1:] != [self._flat.size]:
             raise ValueError(f"block sizes {sizes} do not add up to the {self._flat.size} elements")
         self._blocks = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-        self.stores = [BitStore(block.stop - block.start) for block in self._blocks]
+        lengths = [block.stop - block.start for block in self._blocks]
+        self.stores = [BitStore(length, words(length)) for length in lengths]
         if not from_intrep:
             self.add(np.asarray(val, np.float64))
 

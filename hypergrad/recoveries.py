@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad.exact_rep import ExactRep, FixedPointRangeError
+from hypergrad.spilling import WordsOnDisk
 
 if TYPE_CHECKING:
     from hypergrad.reversible import Run, Tape
@@ -68,15 +71,31 @@ class Reversible(Recovery):
 
     check_every: steps between two comparisons, by checksum, of the recovered states with the true ones;
         num_steps / 100 by default.  The initial state is compared in full in any case.
-    Raises ReversalError, on the way back, where they differ; ValueError where check_every < 1.
+    spill_to: a folder for the buffers' full words, in files without names; in memory by default.
+    Raises ReversalError, on the way back, where they differ; ValueError where check_every < 1;
+    FileNotFoundError where there is no such folder.
     Source: Maclaurin et al. 2015, section 2.
     """
 
     check_every: int | None = None
+    spill_to: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.check_every is not None and self.check_every < 1:
             raise ValueError(f"check_every must be 1 or more, or None, got {self.check_every}")
+        if self.spill_to is not None and not Path(self.spill_to).is_dir():
+            raise FileNotFoundError(f"spill_to must be a folder, got {str(self.spill_to)!r}: make it first")
+
+    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> ExactRep:
+        """Fixed-point numbers, with buffers in memory or on disk."""
+        if self.spill_to is None:
+            return super().represent(values, radix_bits, sizes)
+        return ExactRep(
+            values,
+            radix_bits=radix_bits,
+            sizes=sizes,
+            words=lambda length: WordsOnDisk(length, self.spill_to),
+        )
 
     def start(self, run: Run) -> _Reversal:
         """The memory of one run."""

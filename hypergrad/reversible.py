@@ -105,9 +105,10 @@ def run_rule(
         raise ValueError(f"keep must list numbers of updates in 0..{num_steps}, got {kept}")
     layout, theta_layout = Layout(weights, "weights"), Layout(theta, "theta")
     arguments = {"w": layout.flatten(weights), "theta": theta_layout.flatten(theta)}
+    zeros = np.broadcast_to(0.0, layout.size)  # takes no memory
     for name, value in rule.initial().items():
         title = f"initial {rule.states[name]}"
-        arguments[name] = np.zeros(layout.size) if value is None else layout.flatten(value, title)
+        arguments[name] = zeros if value is None else layout.flatten(value, title)
     coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps), num_steps)
     arguments |= coefficients
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
@@ -220,6 +221,7 @@ class Run:
             self.memory.advance(self, t)
         self._note(self.num_steps, results)
         self.memory.rest(self)
+        self.floats.clear()
         self.gradient_at_hand = None
         self.complete = True
 
