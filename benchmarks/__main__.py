@@ -12,6 +12,7 @@ from types import ModuleType
 import benchmarks
 from benchmarks.common import describe, machine
 from experiments.common import settings_of
+from hypergrad.plotting import paper_style, save_figure
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,7 +27,7 @@ def discover() -> dict[str, ModuleType]:
 
 
 def command_line(arguments: list[str] | None = None) -> None:
-    """Run the named benchmarks, or all where none is named; print tables, save JSON."""
+    """Run the named benchmarks, or all where none is named; print tables, save JSON and figures."""
     available = discover()
     parser = argparse.ArgumentParser(description="Run all benchmarks, or those named.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(available))
@@ -46,6 +47,11 @@ def command_line(arguments: list[str] | None = None) -> None:
         print(f"{module.report(results)}\n", flush=True)
         saved = {"settings": settings_of(config), "quick": options.quick, "machine": facts, **results}
         (folder / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
+        if hasattr(module, "plot"):
+            with paper_style():
+                for title, figure in module.plot(results).items():
+                    for path in save_figure(figure, folder / title):
+                        print(path)
 
 
 if __name__ == "__main__":
