@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
@@ -44,6 +44,7 @@ def train(
     keep: Sequence[int] | None = None,
     return_state: bool = False,
     monitor: Callable[[BackwardStep], None] | None = None,
+    dtype: DTypeLike = np.float64,
 ) -> Any:
     """Train by gradient descent; the result can be differentiated with respect to all that shaped it.
 
@@ -57,23 +58,32 @@ def train(
     keep: numbers of updates, 0 .. num_steps, after which to return the weights as well.
     return_state: whether to return the final velocity or moments as well.
     monitor: called with a `BackwardStep` after each step of the backward pass.
+    dtype: of the weights and of theta as the loss gets them.  With np.float32, and data of that type, the loss
+        and its derivatives take half the time; states stay exact, and hypergradients are right to about 1e-6.
 
     Returns the trained weights, a tree like `weights`, in float64; with keep or return_state a `Trained`.
     autograd differentiates all of it, once, with respect to weights, theta, and every hyperparameter and initial
     state of the rule, in the same memory.  No argument is changed.
 
     Raises TypeError for weights or theta that are not floats; ValueError for trees or schedules that do not
-    match, a loss that is no scalar, a decay <= 0; FixedPointRangeError where a weight leaves +-2048;
-    NonFiniteGradientError; and, on the way back, ReversalError where the loss was not the same function.
+    match, a dtype that is not one of floats, a loss that is no scalar, a decay <= 0; FixedPointRangeError where
+    a weight leaves +-2048; NonFiniteGradientError; and, on the way back, ReversalError where the loss was not
+    the same function.
 
     Source: Maclaurin, Duvenaud and Adams (2015), Algorithms 1 to 3.
     """
     layout, theta_layout = Layout(weights, "weights"), Layout(theta, "theta")
+    dtype = np.dtype(dtype)
+    if dtype.kind != "f":
+        raise ValueError(f"dtype must be a floating-point type, like numpy.float32, got {dtype}")
+
+    def cast(leaves: list) -> list:
+        return leaves if dtype == np.float64 else [leaf.astype(dtype) for leaf in leaves]
 
     def gradient(leaves: list, theta_leaves: list, t: int) -> Any:
-        parameters = theta_layout.rebuild(theta_leaves)
+        parameters = theta_layout.rebuild(cast(theta_leaves))
         return differentiation.gradient(
-            lambda boxes: loss(layout.rebuild(boxes), parameters, t), leaves, f"iteration {t}"
+            lambda boxes: loss(layout.rebuild(cast(boxes)), parameters, t), leaves, f"iteration {t}"
         )
 
     return run_rule(

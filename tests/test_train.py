@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hypergrad as hg
+from hypergrad.differentiation import value_of
 from hypergrad.exact_rep import ExactRep, round_to_lattice
 
 T = 60
@@ -475,3 +476,32 @@ def test_monitor_sees_the_cotangents_of_every_step(problem):
     assert [t for t, _, _ in seen] == list(reversed(range(T)))
     onp.testing.assert_array_equal(seen[-1][1], onp.concatenate([onp.ravel(x) for x in leaves(gradient)]))
     assert seen[0][2] > seen[-1][2] > 0, "the buffer empties on the way back"
+
+
+# ---- single precision
+
+
+@pytest.mark.parametrize("recovery", [hg.Reversible(check_every=1), hg.Stored()])
+def test_loss_in_single_precision_is_reversed_exactly_and_near_to_double(problem, recovery):
+    seen = set()
+
+    def loss(w, theta, t):
+        seen.update(value_of(leaf).dtype for leaf in (*leaves(w), theta["log_l2"], theta["data"][0]))
+        return problem.loss(w, theta, t)
+
+    def final(hypers, dtype):
+        rule = hg.Momentum(0.1, hypers["decay"])
+        weights, theta = hypers["weights"], hypers["theta"]
+        return problem.objective(hg.train(loss, weights, rule, 40, theta, recovery=recovery, dtype=dtype))
+
+    hypers = {"decay": 0.9, "weights": problem.weights, "theta": problem.theta}
+    single = flatten(grad(final)(hypers, onp.float32))[0]
+    assert seen == {onp.dtype(onp.float32)}
+    double = flatten(grad(final)(hypers, onp.float64))[0]
+    assert single.dtype == onp.float64
+    assert 1e-9 < onp.linalg.norm(single - double) / onp.linalg.norm(double) < 1e-5
+
+
+def test_dtype_must_be_of_floats(problem):
+    with pytest.raises(ValueError, match=r"dtype must be a floating-point type, .* got int32"):
+        hg.train(problem.loss, problem.weights, hg.Momentum(0.1, 0.9), 1, problem.theta, dtype="int32")
