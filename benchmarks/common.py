@@ -7,6 +7,8 @@ import datetime
 import multiprocessing
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -85,6 +87,24 @@ def with_blas_threads(threads: int, function: Callable[[Any], dict], argument: A
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
         return pool.submit(function, argument).result()
+
+
+def peak_memory() -> int:
+    """The most that this process has had resident at any time, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def resident_memory(pid: int | str = "self") -> int:
+    """What a process has resident now, in bytes; 0 where it has ended.  Linux alone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 def load_average() -> float | None:
