@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import autograd.numpy as np
 from autograd import grad, make_vjp
@@ -56,24 +57,38 @@ class Problem:
     blocks in the parser's order: weights 0, biases 0, weights 1, ...
     """
 
+    schedules: ClassVar[tuple[str, ...]] = ("log_step_sizes", "logit_decays")
+
     def __init__(self, config: Config):
         self.config = config
         self.train, self.valid, self.test = load_data_dicts(*[config.num_rows] * 3)
         self.parser, _, self._loss, self.error = make_nn_funs(config.layer_sizes)
         self.blocks = [block for block, _ in self.parser.idxs_and_shapes.values()]
-        _, self.unflatten = flatten(self._constant(0.0, 0.0, 0.0))
+        _, self.unflatten = flatten(self._constant(*[0.0] * len(self.schedules), 0.0))
 
-    def _constant(self, log_step_size: float, logit_decay: float, log_scale: float) -> dict[str, np.ndarray]:
-        schedule = np.ones((self.config.num_iterations, len(self.blocks)))
-        return {
-            "log_step_sizes": log_step_size * schedule,
-            "logit_decays": logit_decay * schedule,
-            "log_scales": np.full(len(self.blocks), log_scale),
-        }
+    def _constant(self, *values: float) -> dict[str, np.ndarray]:
+        *constants, log_scale = values
+        ones = np.ones((self.config.num_iterations, len(self.blocks)))
+        schedules = {name: value * ones for name, value in zip(self.schedules, constants, strict=True)}
+        return {**schedules, "log_scales": np.full(len(self.blocks), log_scale)}
 
-    def hypers(self, log_step_size: float, logit_decay: float, log_scale: float) -> np.ndarray:
-        """Return hyperparameters that are the same in every iteration and block, as one vector."""
-        return flatten(self._constant(log_step_size, logit_decay, log_scale))[0]
+    def hypers(self, *values: float) -> np.ndarray:
+        """Return hyperparameters that are the same in every iteration and block, as one vector.
+
+        values: for each of `schedules`, then the log initial scale.
+        """
+        return flatten(self._constant(*values))[0]
+
+    def rule(self, hypers: dict[str, np.ndarray]) -> hg.Momentum:
+        """Return the update rule, with a schedule for each block."""
+        return hg.Momentum(
+            step_size=self.by_block(np.exp(hypers["log_step_sizes"])),
+            decay=self.by_block(hg.logistic(hypers["logit_decays"])),
+        )
+
+    def by_block(self, schedule: np.ndarray) -> list[np.ndarray]:
+        """Return the columns of an array (T, K)."""
+        return [schedule[:, k] for k in range(len(self.blocks))]
 
     def loss(self, weights: np.ndarray, data: dict[str, np.ndarray]) -> np.ndarray:
         """Return the mean loss over these rows."""
@@ -86,17 +101,13 @@ class Problem:
         hypers, key = self.unflatten(vector), (self.config.seed, meta_iteration)
         noise = RandomState(key).randn(len(self.parser.vect))
         start = [np.exp(hypers["log_scales"][k]) * noise[block] for k, block in enumerate(self.blocks)]
-        rule = hg.Momentum(
-            step_size=[np.exp(hypers["log_step_sizes"][:, k]) for k in range(len(self.blocks))],
-            decay=[hg.logistic(hypers["logit_decays"][:, k]) for k in range(len(self.blocks))],
-        )
 
         def minibatch_loss(weights: list[np.ndarray], theta: None, t: int) -> np.ndarray:
             rows = RandomState((*key, t)).randint(self.config.num_rows, size=self.config.batch_size)
             return self.loss(np.concatenate(weights), {name: x[rows] for name, x in self.train.items()})
 
         return np.concatenate(
-            hg.train(minibatch_loss, start, rule, self.config.num_iterations, callback=callback)
+            hg.train(minibatch_loss, start, self.rule(hypers), self.config.num_iterations, callback=callback)
         )
 
     def hypergradient(self, vector: np.ndarray, meta_iteration: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,10 +116,10 @@ class Problem:
         return pull_back(grad(self.loss)(weights, self.train)), weights
 
 
-def learning_curve(arguments: tuple[Config, np.ndarray, int]) -> dict[str, np.ndarray]:
+def learning_curve(arguments: tuple[Config, np.ndarray, int], problem: Problem | None = None) -> dict:
     """Return the training loss on all rows before each iteration and after the last."""
     config, vector, meta_iteration = arguments
-    problem, losses = Problem(config), []
+    problem, losses = problem or Problem(config), []
     weights = problem.trained(
         vector,
         meta_iteration,
