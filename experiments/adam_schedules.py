@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import autograd.numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import hypergrad as hg
@@ -137,6 +138,12 @@ def run(config: Config, track: Track | None = None) -> dict[str, np.ndarray]:
     }
 
 
+def _log_scale(ax: Axes, ticks: tuple[float, ...]) -> None:
+    ax.set_yscale("log")
+    ax.minorticks_off()
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
 def plot(results: dict[str, np.ndarray]) -> dict[str, Figure]:
     """Draw the learned schedules of the weight matrices, and training with tuned constants and with them."""
     figure, axes = new_figure(1, 4, width=PAGE_WIDTH, height=1.9)
@@ -148,11 +155,12 @@ def plot(results: dict[str, np.ndarray]) -> dict[str, Figure]:
             ax.plot(schedule, color=COLORS[layer - 1], label=f"Layer {layer}")
         ax.set(title=title, xlabel="Iteration", xlim=(0, len(values)))
     axes[0].set_ylim(0, None)
-    axes[2].set_yscale("log")
+    _log_scale(axes[2], (0.0005, 0.001, 0.002))
     tuned, learned = results["learning_curves"]
     axes[3].plot(tuned, color="0.6", label="Tuned constants")
     axes[3].plot(learned, color=COLORS[0], label="Learned schedules")
-    axes[3].set(title="Training loss", xlabel="Iteration", xlim=(0, len(tuned) - 1), yscale="log")
+    axes[3].set(title="Training loss", xlabel="Iteration", xlim=(0, len(tuned) - 1))
+    _log_scale(axes[3], (0.1, 0.2, 0.5, 1, 2))
     axes[3].legend(loc="upper right")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(handles))
