@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import common, discover, figure_1, figure_1_float16
+from experiments import common, discover, figure_1, figure_1_float16, gallery
 from experiments.__main__ import command_line
 from experiments.common import RESULTS, Track, load_arrays, main, settings_of
 
@@ -17,6 +17,8 @@ TRACKED = [
     name for name, module in EXPERIMENTS.items() if "track" in inspect.signature(module.run).parameters
 ]
 COMMITTED = [name for name in EXPERIMENTS if (RESULTS / name / "run.json").exists()]
+LOG = RESULTS.parents[1] / "research-log.md"
+LOGGED = {name for name in COMMITTED if LOG.exists() and f"results/{name}/" in LOG.read_text()}
 
 
 def contents(folder):
@@ -221,3 +223,14 @@ def test_scripts_run_on_their_own(tmp_path):
     done = subprocess.run([sys.executable, *command], cwd=RESULTS.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "figure_1" / "figure_1.png") in done.stdout
+
+
+def test_readme_shows_what_the_committed_results_say():
+    text = gallery.README.read_text()
+    assert gallery.updated(text) == text, "bring README up to date: python -m experiments.gallery"
+
+
+def test_gallery_shows_a_figure_of_every_committed_experiment():
+    assert {picture.experiment for picture in gallery.PICTURES} >= set(COMMITTED) - LOGGED
+    for experiment, file, _ in gallery.PICTURES:
+        assert (RESULTS / experiment / f"{file}.png").exists()

@@ -1,0 +1,241 @@
+"""README's gallery and its table of numbers, made from the committed results: `python -m experiments.gallery`."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.common import RESULTS, Record, load_arrays
+
+LINE_LENGTH = 116
+README = RESULTS.parents[1] / "README.md"
+
+
+class Picture(NamedTuple):
+    """A figure of the gallery: the experiment that draws it, its file, and one line or two."""
+
+    experiment: str
+    file: str
+    caption: str
+
+
+class Row(NamedTuple):
+    """A quantity: what 2015 had, and how ours is computed from an experiment's results."""
+
+    quantity: str
+    published: str
+    experiment: str
+    ours: Callable[[Record], str]
+
+
+PICTURES = [
+    Picture(
+        "figure_1",
+        "figure_1",
+        "**Figure 1.** Three trajectories of 50 steps on a toy loss. Each meta-iteration updates all 100 "
+        "step sizes and decays by the gradient through the whole descent.",
+    ),
+    Picture(
+        "figure_1_float16",
+        "figure_1_float16",
+        "**Why exactness matters** (companion). Momentum SGD there and back, 46 steps at decay 0.8. Left: "
+        "in float16, without a buffer, it misses its start. Middle: exact reversal returns to it bit for "
+        "bit. Right: distance between the two ways.",
+    ),
+    Picture(
+        "schedules",
+        "figure_2",
+        "**Figure 2.** Learned step sizes of the four weight matrices of a 784-50-50-50-10 network. The "
+        "last layer moves first, the first layer later, and all slow down at the end.",
+    ),
+    Picture(
+        "schedules",
+        "figure_3",
+        "**Figure 3.** Left: training loss on all 10,000 rows with the initial schedules, with the learned "
+        "ones, and with the constants that Bayesian optimisation chose in 2015. Right: final training loss "
+        "over meta-iterations.",
+    ),
+    Picture(
+        "schedules",
+        "figure_5",
+        "**Figure 5.** Initial scales of biases and weights over meta-iterations; dashed: 1/√784 and 1/√50.",
+    ),
+    Picture(
+        "figure_6",
+        "figure_6",
+        "**Figure 6.** A penalty for each of the 7,850 weights of a logistic regression, learned from the "
+        "validation loss: one map per digit.",
+    ),
+    Picture(
+        "figure_10",
+        "figure_10",
+        "**Figure 10.** Chaos: one network trained at 1,000 step sizes. Up to a log step size of about 1.48 "
+        "the final loss is smooth and its gradient agrees with differences of neighbours; beyond, gradients "
+        "stay exact but mean nothing.",
+    ),
+    Picture(
+        "adam_schedules",
+        "adam_schedules",
+        "**Beyond the paper: Adam.** Its step size, beta1 and beta2 for every step and layer, learned "
+        "through a training run that is reversed bit for bit; right: training with the best constants, and "
+        "with them.",
+    ),
+    Picture(
+        "mislabelled_digits",
+        "mislabelled_digits",
+        "**Beyond the paper: influence.** One backward pass gives the influence of each of 10,000 training "
+        "examples on the validation loss. One label in ten is wrong; those examples harm most.",
+    ),
+]
+
+
+def numbers(values: np.ndarray, form: str) -> str:
+    """Return the values, formatted alike."""
+    return ", ".join(form.format(float(value)) for value in np.ravel(values))
+
+
+def mean_and_spread(values: np.ndarray, form: str) -> str:
+    """Return the mean and the standard deviation over seeds."""
+    return f"{form.format(float(np.mean(values)))} ± {form.format(float(np.std(values, ddof=1)))}"
+
+
+def before_and_after(values: np.ndarray, form: str) -> str:
+    """Return the first value, that after 49 updates, and that after 50."""
+    first, after_49, after_50 = (form.format(float(values[i])) for i in (0, -2, -1))
+    return f"{first} → {after_49} ({after_50})"
+
+
+def peak(schedule: np.ndarray) -> str:
+    """Return where a schedule is largest, and its value there."""
+    return f"{int(np.argmax(schedule))}, {np.max(schedule):.2f}"
+
+
+ROWS = [
+    Row(
+        "Figure 1, final losses, decays rounded as in 2015",
+        "395.30, 356.57, 356.34",
+        "figure_1",
+        lambda r: numbers(r["final_losses_rounded_up"], "{:.3f}"),
+    ),
+    Row(
+        "Figure 1, final losses, decays as they are",
+        "–",
+        "figure_1",
+        lambda r: numbers(r["final_losses"], "{:.3f}"),
+    ),
+    Row(
+        "Companion, float16 comes back to",
+        "about (5, 23)",
+        "figure_1_float16",
+        lambda r: f"({numbers(r['float16_back'][0], '{:.3g}')})",
+    ),
+    Row(
+        "Schedules, final training loss, before → after 49 updates (50)",
+        "0.531 → 0.123",
+        "schedules",
+        lambda r: before_and_after(r["train_loss"], "{:.3f}"),
+    ),
+    Row(
+        "Schedules, validation loss",
+        "0.601 → 0.239",
+        "schedules",
+        lambda r: before_and_after(r["valid_loss"], "{:.3f}"),
+    ),
+    Row(
+        "Schedules, test error",
+        "17.9 % → 7.1 %",
+        "schedules",
+        lambda r: before_and_after(100 * r["test_error"], "{:.1f} %"),
+    ),
+    Row(
+        "Figure 2, layer 4's step size peaks at iteration, value",
+        "about 8, 6.7",
+        "schedules",
+        lambda r: peak(r["step_sizes"][:, 6]),
+    ),
+    Row(
+        "Figure 2, layer 1's step size peaks at iteration, value",
+        "about 38, 3.3",
+        "schedules",
+        lambda r: peak(r["step_sizes"][:, 0]),
+    ),
+    Row(
+        "The constants that Bayesian optimisation chose in 2015, training loss",
+        "0.156",
+        "schedules",
+        lambda r: f"{r['learning_curves'][2, -1]:.3f}",
+    ),
+    Row(
+        "Figure 10, smallest loss, at log step size",
+        "0.00244, near 1.66",
+        "figure_10",
+        lambda r: f"{np.nanmin(r['losses']):.5f}, {r['log_step_sizes'][np.nanargmin(r['losses'])]:.3f}",
+    ),
+    Row(
+        "Adam, training loss over 10 seeds, best constants → learned schedules",
+        "–",
+        "adam_schedules",
+        lambda r: " → ".join(mean_and_spread(r[f"{k}_train_loss"], "{:.3f}") for k in ("tuned", "learned")),
+    ),
+    Row(
+        "Wrong labels among the 1,000 most harmful, over 5 runs (by the examples' own loss)",
+        "–",
+        "mislabelled_digits",
+        lambda r: (
+            f"{100 * r['precision_influence_at_count'].mean():.1f} % "
+            f"({100 * r['precision_own_loss_at_count'].mean():.1f} %)"
+        ),
+    ),
+]
+
+
+def duration(experiment: str) -> str:
+    """Return how long the committed run took, in words."""
+    seconds = json.loads((RESULTS / experiment / "run.json").read_text())["duration_seconds"]
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def gallery() -> str:
+    """Return the pictures, each with its caption, the command that makes it, and how long that takes."""
+    parts = []
+    for experiment, file, caption in PICTURES:
+        words = f"{caption} `python -m experiments {experiment}`, {duration(experiment)}."
+        parts.append(textwrap.fill(words, LINE_LENGTH, break_on_hyphens=False))
+        parts.append(f"![{file}](experiments/results/{experiment}/{file}.png)")
+    return "\n\n".join(parts)
+
+
+def table() -> str:
+    """Return the table of numbers, those of 2015 beside ours."""
+    results = {row.experiment: load_arrays(RESULTS / row.experiment / "results.npz") for row in ROWS}
+    lines = ["| quantity | 2015 | ours |", "|---|---|---|"]
+    lines += [
+        f"| {quantity} | {published} | {ours(results[experiment])} |"
+        for quantity, published, experiment, ours in ROWS
+    ]
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """Return a text with both parts, between their marks, made anew."""
+    for name, part in (("gallery", gallery()), ("numbers", table())):
+        start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = text.split(start)
+        after = rest.split(end)[1]
+        text = f"{before}{start}\n{part}\n{end}{after}"
+    return text
+
+
+def write(path: Path = README) -> None:
+    """Bring README up to date."""
+    path.write_text(updated(path.read_text()))
+    print(path)
+
+
+if __name__ == "__main__":
+    write()
