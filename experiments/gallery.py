@@ -61,6 +61,12 @@ PICTURES = [
         "over meta-iterations.",
     ),
     Picture(
+        "figure_4",
+        "figure_4",
+        "**Figure 4.** The hypergradient of both schedules at their start, averaged over 100 seeds, with "
+        "the standard error of the mean as a band, which the paper lacked.",
+    ),
+    Picture(
         "schedules",
         "figure_5",
         "**Figure 5.** Initial scales of biases and weights over meta-iterations; dashed: 1/√784 and 1/√50.",
@@ -70,6 +76,18 @@ PICTURES = [
         "figure_6",
         "**Figure 6.** A penalty for each of the 7,850 weights of a logistic regression, learned from the "
         "validation loss: one map per digit.",
+    ),
+    Picture(
+        "figure_7",
+        "figure_7",
+        "**Figure 7.** Ten training images, labelled 0 to 9, learned so that a logistic regression trained "
+        "on them alone does well on 10,000 real ones.",
+    ),
+    Picture(
+        "figure_7",
+        "figure_7_net",
+        "**Figure 7, continued.** Thirty images for a net with a hidden layer, as in 2015 but not in the "
+        "paper; right: test errors while the images are learned.",
     ),
     Picture(
         "figure_10",
@@ -169,6 +187,32 @@ ROWS = [
         "0.156",
         "schedules",
         lambda r: f"{r['learning_curves'][2, -1]:.3f}",
+    ),
+    Row(
+        "Figure 4, standard error / mean (rms), step sizes, decays, 100 seeds",
+        "–",
+        "figure_4",
+        lambda r: (
+            f"{100 * r['error_ratio_log_step_sizes']:.1f} %, {100 * r['error_ratio_logit_decays']:.0f} %"
+        ),
+    ),
+    Row(
+        "Figure 6, largest penalty shown",
+        "0.03",
+        "figure_6",
+        lambda r: f"{r['largest_shown']:.3f}",
+    ),
+    Row(
+        "Figure 7, range of the ten images",
+        "-0.30 to 0.33",
+        "figure_7",
+        lambda r: f"{r['ten_images'].min():.2f} to {r['ten_images'].max():.2f}",
+    ),
+    Row(
+        "Figure 7, test error of the net trained on 30 learned images (10 images, logistic regression)",
+        "13.25 %",
+        "figure_7",
+        lambda r: f"{100 * r['thirty_test_error'][-1]:.2f} % ({100 * r['ten_test_error'][-1]:.2f} %)",
     ),
     Row(
         "Figure 10, smallest loss, at log step size",
