@@ -145,7 +145,8 @@ def test_unknown_name_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         command_line(["figure_1", "figure_11"])
     message = capsys.readouterr().err
-    assert "no experiment named figure_11; there are figure_1, " in message
+    assert "no experiment named figure_11; there are " in message
+    assert ", figure_1, " in message
 
 
 def test_quick_results_never_land_on_the_full_ones():
