@@ -123,7 +123,8 @@ def _unpacked(packed: Any, count: int) -> list[Array]:
     return [packed] if count == 1 else [_take_part(packed, i) for i in range(count)]
 
 
-# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here a part simply takes its place.
+# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, so that its cotangent
+# simply takes its place.
 
 
 class _Parts(VSpace):
@@ -144,8 +145,7 @@ def _take_part(parts: Any, i: int) -> Array:
 @primitive
 def _put_part(part: Array, i: int, count: int) -> SparseObject:
     def add_to(parts: tuple) -> tuple:
-        is_first = isinstance(parts[i], float) and parts[i] == 0.0
-        return (*parts[:i], part if is_first else parts[i] + part, *parts[i + 1 :])
+        return (*parts[:i], part, *parts[i + 1 :])
 
     return SparseObject(_Parts(count), add_to)
 

@@ -133,6 +133,25 @@ def test_operations_serve_where_the_closures_do_not():
     check_grads(lambda x, y: f(x, y, A=A), argnum=(0, 1), modes=["fwd", "rev"], order=3)(x, y)
 
 
+def test_values_are_by_hand_also_where_derivatives_are_by_operations():
+    """As training must see the same bits in both directions, and the data may be traced on the way back only."""
+
+    def other(x, y, A):
+        return bilinear_by_operations(x, y, A) + 1e-3 * np.sum(x * y[0])
+
+    f, (x, y, A) = with_derivatives(bilinear, other), bilinear_problem()
+    slopes = []
+
+    def of_data(A):
+        slopes.append(grad(lambda x: f(x, y, A=A))(x))
+        return np.sum(slopes[-1])
+
+    by_operations, value = make_vjp(of_data)(A)
+    npt.assert_array_equal(slopes[0]._value, grad(lambda x: f(x, y, A=A))(x))
+    npt.assert_allclose(value, np.sum(np.cos(x) * (A @ y)), rtol=1e-14)
+    npt.assert_allclose(by_operations(1.0), np.outer(np.cos(x), y), rtol=1e-12)
+
+
 def test_without_operations_an_error_says_what_is_missing():
     f, (x, y, A) = with_derivatives(bilinear), bilinear_problem()
     with pytest.raises(NotImplementedError, match="bilinear brings no derivatives for data passed by name"):
