@@ -123,8 +123,8 @@ def _unpacked(packed: Any, count: int) -> list[Array]:
     return [packed] if count == 1 else [_take_part(packed, i) for i in range(count)]
 
 
-# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, so that its cotangent
-# simply takes its place.
+# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, and its cotangent
+# takes its place.
 
 
 class _Parts(VSpace):

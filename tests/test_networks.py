@@ -411,6 +411,27 @@ def test_training_never_goes_through_operations(form, monkeypatch):
     grad(final)(hypers)
 
 
+def test_training_in_single_precision_is_reversed_exactly():
+    net = Net((6, 5, 4, 3), rows=20)
+
+    def hypergradient(dtype):
+        X = net.X.astype(dtype)
+
+        def loss(w, log_l2, t):
+            rows = [(7 * t + i) % 20 for i in range(8)]
+            return net.loss_of_vector(w, X[rows], net.T[rows], np.exp(log_l2))
+
+        def final(log_l2):
+            rule, recovery = hg.Momentum(0.1, 0.8), hg.Reversible(check_every=1)
+            w = hg.train(loss, net.vector, rule, 12, log_l2, recovery, dtype=dtype)
+            return net.loss_of_vector(w, net.X, net.T)
+
+        return grad(final)(onp.log(net.L2))
+
+    found, true = hypergradient(onp.float32), hypergradient(onp.float64)
+    assert 1e-9 < onp.linalg.norm(found - true) / onp.linalg.norm(true) < 1e-5
+
+
 def test_learning_the_data_of_training_goes_through_operations():
     """As in figure 7: the inputs themselves are theta."""
     net = Net((4, 3, 2), rows=5)
