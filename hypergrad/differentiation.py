@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import autograd.numpy as np
 import numpy as onp
 from autograd.core import VJPNode, add_outgrads, vspace
 from autograd.extend import defvjp, defvjp_argnums, primitive
@@ -18,6 +17,7 @@ from autograd.util import toposort
 from numpy.typing import NDArray
 
 from hypergrad.exact_rep import round_to_lattice
+from hypergrad.parsers import join
 
 __all__ = ["gradient", "gradient_with_pullback", "is_traced", "joint_primitive", "rounded_factor", "value_of"]
 
@@ -119,8 +119,7 @@ def _join(parts: list[Any], leaves: Sequence[Any]) -> Any:
     """The parts end to end, zeros for those that are None."""
     sizes = [onp.size(getval(leaf)) for leaf in leaves]
     if any(isbox(part) for part in parts):
-        vectors = [onp.zeros(n) if x is None else np.ravel(x) for x, n in zip(parts, sizes, strict=True)]
-        return np.concatenate(vectors)
+        return join(*[onp.zeros(n) if x is None else x for x, n in zip(parts, sizes, strict=True)])
     joined, start = onp.empty(sum(sizes)), 0
     for part, size in zip(parts, sizes, strict=True):
         block = joined[start : start + size]

@@ -1,0 +1,223 @@
+"""Functions with derivatives by hand.
+
+`with_derivatives` takes a function in plain NumPy that returns its derivatives along with its result, as closures,
+and makes it one that autograd differentiates twice.  Its gradient, and the pullback of that, then cost what the
+closures cost: no graph of operations is built, and what the function has computed is at hand for both.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from autograd import builtins, make_jvp, make_vjp
+from autograd.extend import (
+    SparseObject,
+    VSpace,
+    defjvp,
+    defjvp_argnums,
+    defvjp,
+    defvjp_argnums,
+    primitive,
+)
+
+from hypergrad.differentiation import is_traced
+
+__all__ = ["with_derivatives"]
+
+Array = Any  # a float array, or what autograd puts in its place while it traces
+
+
+def with_derivatives(function: Callable, otherwise: Callable | None = None) -> Callable:
+    """Have autograd differentiate a function by the derivatives that it returns.
+
+    function(*arrays, **data), in plain NumPy, returns its result and pullback, where
+        pullback(cotangent of the result) returns a list, the cotangents of the arrays, and its own pullback, where
+        second(list of cotangents of those) returns the cotangent of what pullback had been given, and a list,
+        the cotangents of the arrays.
+        They must leave alone what they are given, and what they have returned.
+    otherwise: the same function in autograd's operations, for what the closures do not give: third derivatives,
+        forward mode, and derivatives with respect to data, of the gradient as well.
+
+    Returns the function.  Under differentiation it raises NotImplementedError where it needs `otherwise` and there
+    is none, and ValueError where cotangents are not of the arrays' number and shapes.
+    """
+
+    @functools.wraps(function)
+    def differentiable(*arrays: Array, **data: Any) -> Array:
+        traced = {name: value for name, value in data.items() if is_traced(value)}
+        return _value(_Call(function, otherwise, len(arrays), data, tuple(traced)), *arrays, *traced.values())
+
+    return differentiable
+
+
+class _Call:
+    """One evaluation of the function; its inputs are the arrays, then those of the data that are traced."""
+
+    def __init__(
+        self, function: Callable, otherwise: Callable | None, count: int, data: dict, traced: tuple[str, ...]
+    ) -> None:
+        self.function, self.otherwise = function, otherwise
+        self.count, self.data, self.traced = count, data, traced
+        self.pullback: Callable | None = None  # once the function has run
+
+    def apply(self, function: Callable, inputs: Sequence[Array]) -> Any:
+        """The function, or the other form of it, of these inputs."""
+        traced = dict(zip(self.traced, inputs[self.count :], strict=True))
+        return function(*inputs[: self.count], **{**self.data, **traced})
+
+    def by_operations(self, what: str) -> Callable:
+        """The function of the inputs, in operations that autograd knows."""
+        if self.otherwise is None:
+            name = getattr(self.function, "__name__", "the function")
+            raise NotImplementedError(
+                f"{name} brings no derivatives for {what}; give with_derivatives the same function in "
+                f"autograd's operations, as `otherwise`"
+            )
+        return lambda *inputs: self.apply(self.otherwise, inputs)
+
+    def gradient_by_operations(self, what: str) -> Callable:
+        """Its pullback to the arrays, as a function of the cotangent and the inputs."""
+        function = self.by_operations(what)
+
+        def gradient(cotangent: Array, *inputs: Array) -> Any:
+            pull_back, _ = make_vjp(function, tuple(range(self.count)))(*inputs)
+            return _packed(pull_back(cotangent))
+
+        return gradient
+
+
+class _Gradient:
+    """One call of the pullback, and the pullback of that once it has run."""
+
+    def __init__(self, call: _Call) -> None:
+        self.call = call
+        self.second: Callable | None = None
+
+
+# The values of these two are by hand always, whatever is traced: training that is run backwards must see the same
+# bits as forwards, where nothing is.
+
+
+@primitive
+def _value(call: _Call, *inputs: Array) -> Array:
+    result, call.pullback = call.apply(call.function, inputs)
+    return result
+
+
+@primitive
+def _gradient(gradient: _Gradient, cotangent: Array, *inputs: Array) -> Any:
+    call = gradient.call
+    parts, gradient.second = call.pullback(cotangent)
+    return _packed(_checked(parts, inputs[: call.count], "pullback"))
+
+
+def _packed(parts: Sequence[Array]) -> Any:
+    """What stands for the cotangents of several arrays in autograd's graph: a tuple; of one array, its own."""
+    return parts[0] if len(parts) == 1 else builtins.tuple(parts)
+
+
+def _unpacked(packed: Any, count: int) -> list[Array]:
+    return [packed] if count == 1 else [_take_part(packed, i) for i in range(count)]
+
+
+# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, and its cotangent
+# takes its place.
+
+
+class _Parts(VSpace):
+    """Tuples of so many arrays; 0.0 stands for an array of zeros."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def zeros(self) -> tuple:
+        return (0.0,) * self.count
+
+
+@primitive
+def _take_part(parts: Any, i: int) -> Array:
+    return parts[i]
+
+
+@primitive
+def _put_part(part: Array, i: int, count: int) -> SparseObject:
+    def add_to(parts: tuple) -> tuple:
+        return (*parts[:i], part, *parts[i + 1 :])
+
+    return SparseObject(_Parts(count), add_to)
+
+
+defvjp(_take_part, lambda ans, parts, i: lambda g: _put_part(g, i, len(parts)))
+defvjp(_put_part, lambda ans, part, i, count: lambda g: _take_part(g, i))
+defjvp(_take_part, "same")
+defjvp(_put_part, "same")
+
+
+def _checked(parts: Sequence[Array], arrays: Sequence[Array], what: str) -> Sequence[Array]:
+    shapes, expected = [np.shape(part) for part in parts], [np.shape(array) for array in arrays]
+    if shapes != expected:
+        raise ValueError(
+            f"{what} must return cotangents of shapes {expected}, those of the arrays, got {shapes}"
+        )
+    return parts
+
+
+def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) -> Callable:
+    call, *inputs = args
+    places = tuple(argnum - 1 for argnum in argnums)
+    data_places = tuple(place for place in places if place >= call.count)
+
+    def pull_back(cotangent: Array) -> list[Array]:
+        parts = {}
+        if len(data_places) < len(places):
+            packed = _gradient(_Gradient(call), cotangent, *inputs)
+            parts = dict(enumerate(_unpacked(packed, call.count)))
+        if data_places:
+            function = call.by_operations("data passed by name")
+            parts |= zip(data_places, make_vjp(function, data_places)(*inputs)[0](cotangent), strict=True)
+        return [parts[place] for place in places]
+
+    return pull_back
+
+
+def _gradient_vjp(argnums: tuple[int, ...], ans: Any, args: tuple, kwargs: dict) -> Callable:
+    gradient, *inputs = args  # the cotangent first
+    call, places = gradient.call, tuple(argnum - 1 for argnum in argnums)
+
+    def pull_back(packed: Any) -> Sequence[Array]:
+        arrays = inputs[1 : 1 + call.count]
+        pairs = zip(_unpacked(packed, call.count), arrays, strict=True)
+        directions = [v if np.shape(v) == np.shape(x) else np.zeros(np.shape(x)) for v, x in pairs]
+        if places[-1] > call.count or any(is_traced(x) for x in (*inputs, *directions)):
+            what = "data passed by name" if places[-1] > call.count else "third derivatives"
+            by_operations = call.gradient_by_operations(what)
+            return make_vjp(by_operations, places)(*inputs)[0](_packed(directions))
+        d_cotangent, d_arrays = gradient.second(directions)
+        d = [d_cotangent, *_checked(d_arrays, arrays, "the pullback of the pullback")]
+        return [d[place] for place in places]
+
+    return pull_back
+
+
+def _value_jvp(argnums: tuple[int, ...], tangents: Any, ans: Array, args: tuple, kwargs: dict) -> Array:
+    call, *inputs = args
+    return _pushed(call.by_operations("forward mode"), argnums, inputs, tangents)
+
+
+def _gradient_jvp(argnums: tuple[int, ...], tangents: Any, ans: Any, args: tuple, kwargs: dict) -> Any:
+    gradient, *inputs = args
+    return _pushed(gradient.call.gradient_by_operations("forward mode"), argnums, inputs, tangents)
+
+
+def _pushed(function: Callable, argnums: tuple[int, ...], inputs: Sequence[Array], tangents: Any) -> Any:
+    places = tuple(argnum - 1 for argnum in argnums)
+    return make_jvp(function, places)(*inputs)(tuple(tangents))[1]
+
+
+defvjp_argnums(_value, _value_vjp)
+defvjp_argnums(_gradient, _gradient_vjp)
+defjvp_argnums(_value, _value_jvp)
+defjvp_argnums(_gradient, _gradient_jvp)
