@@ -59,6 +59,8 @@ class Config:
 def run(config: Config) -> dict[str, Any]:
     """Bits per weight for every decay (rows) and number of steps (columns); bytes of whole runs."""
     bits = [bits_of_buffer(decay, config) for decay in config.decays]
+    for decay in config.run_decays[:1]:
+        bytes_of_run(decay, min(config.run_steps), config)  # the first run leaves caches behind
     return {
         "decays": list(config.decays),
         "num_steps": list(config.num_steps),

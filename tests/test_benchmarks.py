@@ -50,7 +50,7 @@ def test_parts_add_up_to_the_passes_and_none_is_missed():
 
 def test_nothing_but_the_buffer_grows_with_the_number_of_steps():
     module = BENCHMARKS["memory"]
-    config = module.Config(decays=(), run_decays=(0.5,), run_steps=(64, 320), run_weights=5_000)
+    config = module.Config(decays=(), run_decays=(0.5,), run_steps=(64, 320), run_weights=20_000)
     bits, _ = module.growth(module.run(config), 0)
     assert 0.99 < bits < 1.1, "bits per weight and step at a decay of 0.5"
 
