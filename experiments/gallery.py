@@ -90,6 +90,24 @@ PICTURES = [
         "paper; right: test errors while the images are learned.",
     ),
     Picture(
+        "omniglot_sharing",
+        "figure_8",
+        "**Figure 8.** Ten tasks: to tell apart the characters of five alphabets (Balinese, Early Aramaic, "
+        "Greek, Japanese katakana, Sanskrit), and of the same rotated by 90 degrees.",
+    ),
+    Picture(
+        "omniglot_sharing",
+        "figure_9",
+        "**Figure 9.** How much the weights of each pair of tasks have in common, by layer. Where the "
+        "sharing is learned, a task shares its top layer with its own rotation; mean of three seeds.",
+    ),
+    Picture(
+        "omniglot_sharing",
+        "table",
+        "**The results table, drawn.** Left: losses of each of three seeds, beside those of 2015 on other "
+        "alphabets. Right: learned sharing of rotated and of all other pairs of tasks.",
+    ),
+    Picture(
         "figure_10",
         "figure_10",
         "**Figure 10.** Chaos: one network trained at 1,000 step sizes. Up to a log step size of about 1.48 "
@@ -102,6 +120,13 @@ PICTURES = [
         "**Beyond the paper: Adam.** Its step size, beta1 and beta2 for every step and layer, learned "
         "through a training run that is reversed bit for bit; right: training with the best constants, and "
         "with them.",
+    ),
+    Picture(
+        "long_schedule",
+        "long_schedule",
+        "**Beyond the paper: 10,000 steps.** Step size and decay learned from the validation loss at the "
+        "end of 20 epochs, and the memory that it takes to go back: weights and velocities of every step, "
+        "or our buffer.",
     ),
     Picture(
         "mislabelled_digits",
@@ -214,6 +239,32 @@ ROWS = [
         "figure_7",
         lambda r: f"{100 * r['thirty_test_error'][-1]:.2f} % ({100 * r['ten_test_error'][-1]:.2f} %)",
     ),
+    *(
+        Row(
+            f"Figures 8 and 9, {model}: train / test loss (3 seeds; other alphabets than in 2015)",
+            published,
+            "omniglot_sharing",
+            lambda r, i=i: " / ".join(
+                mean_and_spread(r[f"{name}_loss"][0, :, i], "{:.2f}") for name in ("train", "test")
+            ),
+        )
+        for i, (model, published) in enumerate(
+            [
+                ("separate nets", "0.61 / 1.34"),
+                ("tied first layer", "0.90 / 1.25"),
+                ("learned sharing", "0.60 / 1.13"),
+            ]
+        )
+    ),
+    Row(
+        "Figure 9, correlation in the top layer, rotated pairs (other pairs)",
+        "–",
+        "omniglot_sharing",
+        lambda r: (
+            f"{mean_and_spread(r['rotation_correlation'][0, :, -1, -1], '{:.2f}')} "
+            f"({mean_and_spread(r['unrelated_correlation'][0, :, -1, -1], '{:.2f}')})"
+        ),
+    ),
     Row(
         "Figure 10, smallest loss, at log step size",
         "0.00244, near 1.66",
@@ -225,6 +276,28 @@ ROWS = [
         "–",
         "adam_schedules",
         lambda r: " → ".join(mean_and_spread(r[f"{k}_train_loss"], "{:.3f}") for k in ("tuned", "learned")),
+    ),
+    Row(
+        "10,000 steps, validation loss over 5 seeds, constants → learned",
+        "–",
+        "long_schedule",
+        lambda r: " → ".join(
+            mean_and_spread(r[f"{k}_valid_loss"], "{:.3f}") for k in ("constant", "learned")
+        ),
+    ),
+    Row(
+        "10,000 steps, test error",
+        "–",
+        "long_schedule",
+        lambda r: " → ".join(
+            mean_and_spread(100 * r[f"{k}_test_error"], "{:.2f}") + " %" for k in ("constant", "learned")
+        ),
+    ),
+    Row(
+        "10,000 steps, memory of a stored trajectory → of the buffer",
+        "–",
+        "long_schedule",
+        lambda r: f"{r['stored_bytes'] / 1e6:,.0f} MB → {r['buffer_bytes'].max() / 1e6:.0f} MB",
     ),
     Row(
         "Wrong labels among the 1,000 most harmful, over 5 runs (by the examples' own loss)",

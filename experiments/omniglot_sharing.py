@@ -224,9 +224,9 @@ def plot_table(results: dict[str, np.ndarray]) -> Figure:
         sharing_ax.plot(layers, np.vstack([own, common]).mean(axis=0), color=color, label=label)
         sharing_ax.plot(layers, own.T, "o", color=color, **hollow)
         sharing_ax.plot(layers, common.T, "s", color=color, **hollow)
-    sharing_ax.set(xlabel="Layer", ylabel="Correlation of weights", xticks=layers, ylim=(0, None))
+    sharing_ax.set(xlabel="Layer", ylabel="Correlation of weights", xticks=layers, ylim=(0, 1))
     sharing_ax.margins(x=0.15)
-    sharing_ax.legend()
+    sharing_ax.legend(loc="upper left")
     figure.legend(*loss_ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
