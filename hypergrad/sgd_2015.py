@@ -139,8 +139,8 @@ def sgd4(
     hypers: (x0, alphas, betas, meta), a tuple or list; the result can be differentiated with respect to each.
     callback(x, v, g, i) before each update.  Now: `hypergrad.train`, which takes the loss itself.
     """
-    x0, alphas, betas, meta = (hypers[i] for i in range(4))
-    N_iter = np.size(alphas)
+    x0, alphas, betas = (np.array(hypers[i]) for i in range(3))
+    meta, N_iter = hypers[3], np.size(alphas)
     _check_length(N_iter, alphas, betas)
     return _descend(L_grad, x0, None, alphas, betas, meta, N_iter, callback)
 
@@ -157,7 +157,8 @@ def sgd_parsed(
     parser: a `VectorParser` or `WeightsParser` of x0.
     Now: `hypergrad.train` with a list of blocks as weights, and lists of schedules in `Momentum`.
     """
-    x0, alphas, betas, meta = (hypers[i] for i in range(4))
+    x0, alphas, betas = (np.array(hypers[i]) for i in range(3))
+    meta = hypers[3]
     parts = [part for part, _ in parser.idxs_and_shapes.values()]
     N_iter = len(alphas) if np.ndim(alphas) else 1
     size = parts[-1].stop if parts else 0
