@@ -10,7 +10,7 @@ import io
 import operator
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -75,12 +75,16 @@ def home_of(fun: Any) -> str | None:
 
 
 class _Pickler(cloudpickle.CloudPickler):
-    """cloudpickle's, but autograd's functions (np.tanh, ...) travel by name.
+    """cloudpickle's, but autograd's functions (np.tanh, ...) travel by name, and code with the name of its file.
 
-    By value they would arrive as strangers: autograd finds a gradient by the identity of the function.
+    By value autograd's would arrive as strangers: it finds a gradient by the identity of the function.  Without the
+    file a traceback from another process would not show the lines; recent versions of cloudpickle drop it.
     """
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, CodeType):
+            make, arguments = self.dispatch_table[CodeType](obj)[:2]
+            return _code_from_file, (obj.co_filename, make, *arguments)
         if not _is_primitive(obj):
             return super().reducer_override(obj)
         for module in list(sys.modules.values()):
@@ -93,6 +97,10 @@ class _Pickler(cloudpickle.CloudPickler):
             f"the autograd primitive {obj.__name__!r} is no module's attribute, so another process has no gradient "
             "for it: define it, and its gradient, at the top of a module that can be imported"
         )
+
+
+def _code_from_file(filename: str, make: Callable[..., CodeType], *arguments: Any) -> CodeType:
+    return make(*arguments).replace(co_filename=filename)
 
 
 class _Digester(NumpyHasher):
