@@ -57,13 +57,18 @@ class Config:
         )
 
 
-def learn(config: Config, setting: Setting, track: Track, stage: str) -> dict[str, np.ndarray]:
-    """Learn the images and the penalty; return them, and losses and errors at every meta-iteration."""
-    valid, test = load_data_dicts(config.num_rows, config.num_rows)
+def learn(
+    setting: Setting, num_rows: tuple[int, int], seed: int, track: Track, stage: str
+) -> dict[str, np.ndarray]:
+    """Learn the images and the penalty; return them, and losses and errors at every meta-iteration.
+
+    num_rows: of real rows to learn from, and of others for the test.
+    """
+    valid, test = load_data_dicts(*num_rows)
     labels = np.eye(10)[np.arange(setting.num_images) % 10]
     parser, _, loss, error = make_nn_funs(setting.layer_sizes)
-    images = np.random.RandomState(config.seed).randn(setting.num_images, 784) * setting.image_scale
-    start = np.random.RandomState(config.seed).randn(len(parser.vect)) * np.exp(setting.log_scale)
+    images = np.random.RandomState(seed).randn(setting.num_images, 784) * setting.image_scale
+    start = np.random.RandomState(seed).randn(len(parser.vect)) * np.exp(setting.log_scale)
     rule = hg.Momentum(setting.step_size, setting.decay)
 
     def training_loss(weights: np.ndarray, theta: dict[str, np.ndarray], t: int) -> np.ndarray:
@@ -108,8 +113,10 @@ def run(config: Config, track: Track | None = None) -> dict[str, np.ndarray]:
     Entry i of the losses and errors belongs to the images after i updates.
     """
     track = track or Track()
+    rows = config.num_rows, config.num_rows
     found = {
-        name: learn(config, getattr(config, name), track, f"{name} images") for name in ("ten", "thirty")
+        name: learn(getattr(config, name), rows, config.seed, track, f"{name} images")
+        for name in ("ten", "thirty")
     }
     return {f"{name}_{key}": value for name, results in found.items() for key, value in results.items()}
 
