@@ -12,13 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import autograd.numpy as np
-from autograd import value_and_grad
 from matplotlib.figure import Figure
 
-import hypergrad as hg
 from experiments.common import Track, main
-from hypergrad.mnist import load_data
-from hypergrad.nn_utils import BatchList, make_nn_funs
+from experiments.small_net import SmallNet, loss_and_gradient
 from hypergrad.plotting import COLORS, new_figure
 
 RUNS_PER_CALL = 10  # between two checkpoints
@@ -46,33 +43,15 @@ class Config:
 
 
 def train_at(arguments: tuple[Config, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the final training loss at each of these log step sizes, and its gradient, NaN where a run fails.
-
-    A run fails where a weight leaves the range of the exact arithmetic, or a gradient is not finite.
-    """
+    """Return the final training loss at each of these log step sizes, and its gradient, NaN where a run fails."""
     config, log_step_sizes = arguments
-    X, T = (rows[: config.num_rows] for rows in load_data()[:2])
-    batches = BatchList(config.num_rows, config.batch_size)
-    parser, _, loss, _ = make_nn_funs(config.layer_sizes)
-    random = np.random.RandomState(config.seed)
-    random.randn(len(parser.vect))  # in 2015, an initial velocity, times 0
-    start = random.randn(len(parser.vect)) * np.exp(config.log_scale)
-
-    def minibatch_loss(weights: np.ndarray, theta: None, t: int) -> np.ndarray:
-        rows = batches[t % len(batches)]
-        return loss(weights, X[rows], T[rows])
+    net = SmallNet(config)
 
     def final_loss(log_step_size: float) -> np.ndarray:
-        rule = hg.Momentum(np.exp(log_step_size), config.decay)
-        return loss(hg.train(minibatch_loss, start, rule, config.num_iterations), X, T)
+        return net.loss_after(config.num_iterations, log_step_size, config.log_scale)
 
-    def attempt(log_step_size: float) -> tuple[float, float]:
-        try:
-            return value_and_grad(final_loss)(log_step_size)
-        except (hg.FixedPointRangeError, hg.NonFiniteGradientError):
-            return np.nan, np.nan
-
-    losses, gradients = zip(*map(attempt, log_step_sizes), strict=True)
+    pairs = [loss_and_gradient(final_loss, log_step_size) for log_step_size in log_step_sizes]
+    losses, gradients = zip(*pairs, strict=True)
     return {"losses": np.array(losses), "gradients": np.array(gradients)}
 
 
