@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import autograd.numpy as np
 from autograd import value_and_grad
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
-from experiments.common import Track, main
+from experiments.common import main
 from hypergrad.kernel_methods import make_sq_exp_kernel, weighted_neighbors_loss
 from hypergrad.mnist import load_data_dicts
 from hypergrad.nn_utils import plot_images
@@ -43,7 +44,7 @@ class Config:
         return cls(num_train=60, num_valid=80, batch_size=40, num_test=40, num_steps=3)
 
 
-def run(config: Config, track: Track | None = None) -> dict[str, np.ndarray]:
+def run(config: Config) -> dict[str, np.ndarray]:
     """Learn the matrix; return the loss at every step, test losses, some rows before and after, the matrix.
 
     losses: on the rows of the step, before it. test_losses: with the rows as they are, and with those transformed
@@ -63,18 +64,17 @@ def run(config: Config, track: Track | None = None) -> dict[str, np.ndarray]:
 
     plain = [float(loss(None, rows(-1), scale)) for scale in config.length_scales]
     scale = config.length_scales[int(np.argmin(plain))]
-    step, losses = (track or Track()).stage("steps", config.num_steps), []
-
-    def evaluate(matrix: np.ndarray, i: int) -> dict[str, np.ndarray]:
-        value, gradient = value_and_grad(lambda m: loss(m, rows(i), scale))(matrix)
-        return {"loss": value, "gradient": gradient}
+    losses = []
 
     def gradient(matrix: np.ndarray, i: int) -> np.ndarray:
-        record = step(evaluate, matrix, i)
-        losses.append(record["loss"])
-        return record["gradient"]
+        value, slope = value_and_grad(lambda m: loss(m, rows(i), scale))(matrix)
+        losses.append(float(value))
+        bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+        bar.update()
+        return slope
 
-    matrix = adam(gradient, np.eye(784), num_iters=config.num_steps, step_size=config.step_size)
+    with tqdm(total=config.num_steps, desc="steps", disable=None) as bar:  # None: only on a terminal
+        matrix = adam(gradient, np.eye(784), num_iters=config.num_steps, step_size=config.step_size)
     test_losses = [min(float(loss(m, test, scale)) for scale in config.length_scales) for m in (None, matrix)]
     shown = train["X"][:NUM_SHOWN]
     change = matrix - np.eye(784)
