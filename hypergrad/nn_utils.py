@@ -1,10 +1,10 @@
 """The small neural networks of the experiments, and what their scripts need around them.
 
 Networks have tanh hidden units and a log-softmax output; their weights are a list of (W, b) pairs
-(`init_weights`, `net_log_probs`) or one vector (`make_nn_funs`, the 2015 interface), with one forward pass for
-both.  The 2015 package had the parsers of vectors here as well, so they can be imported from here.  As there,
-`logit` in this module is the logistic function and `inv_logit` its inverse; `hypergrad.util` has them under
-their usual names.
+(`init_weights`, `net_log_probs`) or one vector (`make_nn_funs`, the 2015 interface), with one forward pass, and
+derivatives by hand, for both: see `hypergrad.networks`.  The 2015 package had the parsers of vectors here as well,
+so they can be imported from here.  As there, `logit` in this module is the logistic function and `inv_logit` its
+inverse; `hypergrad.util` has them under their usual names.
 """
 
 from __future__ import annotations
