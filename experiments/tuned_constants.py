@@ -1,12 +1,12 @@
-"""What tuned constants reach beside learned schedules: Bayesian optimisation of three hyperparameters (section 3.1).
+"""What tuned constants reach beside learned schedules: Bayesian optimisation (section 3.1).
 
-On the net and data of figures 2, 3 and 5, one step size, one decay and one log initial scale for all iterations and
-blocks are chosen by a Gaussian process with expected improvement. It sees the log of the training loss at the end of
-training, averaged over the same few seeds for every point, so that points differ by their constants alone. Then the
-constants, those published and the learned schedules train with the same fresh seeds.
+On the net and data of figures 2, 3 and 5, one step size, one decay and one log initial scale for all iterations
+and blocks are chosen by a Gaussian process with expected improvement. It sees the log of the training loss at
+the end of training, averaged over the same few seeds for every point, so that points differ by their constants
+alone. Then the constants, those published and the learned schedules train with the same fresh seeds.
 
-The optimiser is the package bayesian-optimization: maintained, it has Gaussian processes from scikit-learn, and asks
-for points one by one, so that an interrupted run can resume. Optuna's Gaussian processes need PyTorch.
+The optimiser is the package bayesian-optimization: maintained, it has Gaussian processes from scikit-learn, and
+asks for points one by one, so that an interrupted run can resume. Optuna's Gaussian processes need PyTorch.
 """
 
 from __future__ import annotations
