@@ -49,6 +49,7 @@ class Config:
             num_meta_iterations=2,
             num_seeds=2,
             num_distances=4,
+            longest=3.0,
         )
 
 

@@ -45,7 +45,7 @@ def test_quick_form_runs_saves_and_redraws_identically(name, tmp_path, monkeypat
     assert about["settings"] == settings_of(EXPERIMENTS[name].Config.quick())
     assert set(about["versions"]) == {"python", "numpy", "scipy", "autograd", "hypergrad"}
     for key, value in load_arrays(folder / "results.npz").items():
-        assert np.all(np.isfinite(value)), key
+        assert value.dtype.kind == "U" or np.all(np.isfinite(value)), key
 
     for file in figures:
         (folder / f"{file}.png").unlink()
