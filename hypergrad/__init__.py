@@ -6,6 +6,8 @@ is differentiable by autograd with respect to the initial weights, theta and eve
 """
 
 from hypergrad.adaptive import Adam, AdamW, RMSProp
+from hypergrad.approximate import FloatReversal, Interpolated
+from hypergrad.checkpoints import Checkpointed, Truncated
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
 from hypergrad.recoveries import NonFiniteGradientError, ReversalError, Reversible, Stored
 from hypergrad.reversible import BackwardStep, Step, Trained, train
@@ -17,9 +19,12 @@ __all__ = [
     "AdamW",
     "BackwardStep",
     "BitStore",
+    "Checkpointed",
     "ExactRep",
     "FixedPointRangeError",
+    "FloatReversal",
     "HeavyBall",
+    "Interpolated",
     "Momentum",
     "Nesterov",
     "NonFiniteGradientError",
@@ -29,6 +34,7 @@ __all__ = [
     "Step",
     "Stored",
     "Trained",
+    "Truncated",
     "logistic",
     "logit",
     "train",

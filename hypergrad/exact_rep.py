@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from copy import copy
 from functools import lru_cache
 
 import numpy as np
@@ -327,6 +328,14 @@ class ExactRep:
         return same and self.stores == other.stores
 
     __hash__ = None  # type: ignore[assignment]  # mutable
+
+    def copy(self) -> ExactRep:
+        """An independent copy, with its buffers in memory."""
+        new = copy(self)
+        new.intrep = self.intrep.copy()
+        new._flat = new.intrep.reshape(-1)
+        new.stores = [store.copy() for store in self.stores]
+        return new
 
     def forget(self) -> None:
         """Let go of digits that no `div` will ask for: for numbers that are only ever made smaller."""

@@ -3,25 +3,50 @@
     Decay(s, c)            s <- s * c          the remainder goes into the information buffer
     Add(s, f, ...)         s <- s + f(...)     f reads other states, coefficients and the gradient g, never s
 
-Both act on a fixed-point state (`ExactRep`), block by block: `blocks` lists the parts of the vectors that share
-coefficients, as (slice, coefficients), with one entry where all do.
+Both act on the numbers of a state, those of an `ExactRep`, block by block: `blocks` lists the parts of the vectors
+that share coefficients, as (slice, coefficients), with one entry where all do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hypergrad.exact_rep import ExactRep, as_ratio
+from hypergrad.exact_rep import BitStore, as_ratio
 
-__all__ = ["Add", "Blocks", "Decay", "Kernel", "Operation", "Program", "Scaled", "Vector"]
+__all__ = ["Add", "Blocks", "Decay", "Kernel", "Numbers", "Operation", "Program", "Scaled", "Vector"]
 
 Vector = NDArray[np.float64]
 Blocks = Sequence[tuple[slice, Sequence[float]]]
+
+
+class Numbers(Protocol):
+    """What the operations need of a state: in all but one recovery (`FloatReversal`) it is an `ExactRep`."""
+
+    stores: list[BitStore]
+
+    @property
+    def val(self) -> Vector:
+        """The numbers, as a new float64 array."""
+
+    def copy(self) -> Numbers:
+        """An independent copy."""
+
+    def forget(self) -> None:
+        """Let go of digits that going forward does not need."""
+
+    def add(self, A: Vector) -> Any:
+        """Add A."""
+
+    def sub(self, A: Vector) -> Any:
+        """Subtract A."""
+
+    def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
+        """Multiply block j by ratios[j] = (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +64,11 @@ class Decay:
         """The names of the coefficients, in the order that `blocks` lists their values."""
         return (self.factor,)
 
-    def forward(self, state: ExactRep, blocks: Blocks, inputs: Sequence[Vector]) -> None:
+    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Multiply."""
         state.rational_mul_blocks([as_ratio(factor) for _, (factor,) in blocks])
 
-    def inverse(self, state: ExactRep, blocks: Blocks, inputs: Sequence[Vector]) -> None:
+    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Divide, taking the remainder back."""
         state.rational_mul_blocks([as_ratio(factor)[::-1] for _, (factor,) in blocks])
 
@@ -102,11 +127,11 @@ class Add:
         if self.target in self.inputs or (self.target == "w" and "g" in self.inputs):
             raise ValueError(f"{self.target} can't be changed by a function of itself: no exact inverse")
 
-    def forward(self, state: ExactRep, blocks: Blocks, inputs: Sequence[Vector]) -> None:
+    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Add."""
         state.add(self._change(blocks, inputs))
 
-    def inverse(self, state: ExactRep, blocks: Blocks, inputs: Sequence[Vector]) -> None:
+    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Subtract the same."""
         state.sub(self._change(blocks, inputs))
 

@@ -19,6 +19,7 @@ from hypergrad.exact_rep import ExactRep, FixedPointRangeError
 from hypergrad.spilling import WordsOnDisk
 
 if TYPE_CHECKING:
+    from hypergrad.operations import Numbers
     from hypergrad.reversible import Run, Tape
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NoMemory",
     "NonFiniteGradientError",
     "Recovery",
+    "Reversal",
     "ReversalError",
     "Reversible",
     "Stored",
@@ -43,7 +45,7 @@ class NonFiniteGradientError(ArithmeticError):
 class Recovery:
     """A way to get the trajectory back."""
 
-    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> ExactRep:
+    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> Numbers:
         """The numbers that training works with; see `ExactRep`."""
         return ExactRep(values, radix_bits=radix_bits, sizes=sizes)
 
@@ -97,29 +99,41 @@ class Reversible(Recovery):
             words=lambda length: WordsOnDisk(length, self.spill_to),
         )
 
-    def start(self, run: Run) -> _Reversal:
+    def start(self, run: Run) -> Reversal:
         """The memory of one run."""
-        return _Reversal(self.check_every or max(1, run.num_steps // 100))
+        return Reversal(run, self.check_every or max(1, run.num_steps // 100))
 
 
-class _Reversal:
-    """The buffers in the states are all the memory there is, but for a few checksums."""
+class Reversal:
+    """The buffers in the states are all the memory there is, but for a few checksums.
 
-    def __init__(self, check_every: int) -> None:
-        self.check_every = check_every
+    first: the step to go back to; what came before is forgotten.
+    """
+
+    def __init__(self, run: Run, check_every: int, first: int = 0) -> None:
+        self.check_every, self.first = check_every, first
         self.checksums: dict[int, NDArray[np.int64]] = {}
+        self._before_first = NoMemory(run).advance
 
     def advance(self, run: Run, t: int) -> None:
-        if t % self.check_every == 0:
+        """Take step t."""
+        if t < self.first:
+            self._before_first(run, t)
+            return
+        if t == self.first or t % self.check_every == 0:
             self.checksums[t] = self._checksum(run)
         run.forward_step(t)
 
     def rest(self, run: Run) -> None:
+        """Pack the buffers."""
         for state in run.states.values():
             for store in state.stores:
                 store.pack()
 
-    def recall(self, run: Run, t: int) -> Tape:
+    def recall(self, run: Run, t: int) -> Tape | None:
+        """Undo step t, and compare what came back where there is something to compare it with."""
+        if t < self.first:
+            return None
         try:
             tape = run.reverse_step(t)
         except (FixedPointRangeError, NonFiniteGradientError) as error:
@@ -193,12 +207,13 @@ class NoMemory:
     def __init__(self, run: Run) -> None:
         self._forgets = run.only_shrinks
 
-    def advance(self, run: Run, t: int) -> None:
+    def advance(self, run: Run, t: int, with_pullback: bool = False) -> Tape:
         """Take step t and let go of the digits in the buffers, if none of them can return to the states."""
-        run.forward_step(t)
+        tape = run.forward_step(t, with_pullback)
         if self._forgets:
             for state in run.states.values():
                 state.forget()
+        return tape
 
     def rest(self, run: Run) -> None:
         """Nothing to do."""

@@ -16,7 +16,7 @@ Optimization through Reversible Learning" (2015), line by line.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import RADIX_BITS, ExactRep, FixedPointRangeError
-from hypergrad.operations import Blocks, Decay, Operation, Vector
+from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
+from hypergrad.operations import Blocks, Decay, Numbers, Operation, Vector
 from hypergrad.recoveries import NoMemory, NonFiniteGradientError, Recovery, Reversible
 from hypergrad.rules import Rule
 from hypergrad.trees import Layout, schedule
@@ -223,8 +223,7 @@ class Run:
 
     def _train(self, results: NDArray[np.float64]) -> None:
         """The forward loop (Algorithm 1)."""
-        self.states = self.initial_states()
-        self.floats.clear()
+        self.set_states(self.initial_states())
         self.memory = self.recovery.start(self) if self.traced else NoMemory(self)
         for t in range(self.num_steps):
             self._note(t, results)
@@ -270,19 +269,19 @@ class Run:
             if when == t:
                 d[name] += row
 
-    def forward_step(self, t: int) -> Tape:
-        """Step t: the operations, first to last.  Returns what they read, less the gradients' values."""
+    def forward_step(self, t: int, with_pullback: bool = False) -> Tape:
+        """Step t: the operations, first to last.  Returns what they read; gradients' values only with pullbacks."""
         self.gradient_at_hand = None
         if self.callback is not None:
             self.callback(self._report(t))
         tape = []
         for operation in self.rule.program:
-            inputs = self._read(operation, t, with_pullback=False)
+            inputs = self._read(operation, t, with_pullback)
             self._apply(operation.forward, operation, inputs, t)
             tape.append(Entry(operation, inputs))
         for _, inputs in tape:
             for x in inputs:
-                if isinstance(x, Gradient):
+                if isinstance(x, Gradient) and not with_pullback:
                     x.forget()
         return tape
 
@@ -396,8 +395,18 @@ class Run:
     def _factors(self) -> list[str]:
         return [operation.factor for operation in self.rule.program if isinstance(operation, Decay)]
 
-    def initial_states(self) -> dict[str, ExactRep]:
+    def initial_states(self) -> dict[str, Numbers]:
         """The states before the first step."""
+        return self.represent(self.arguments)
+
+    def set_states(self, states: dict[str, Numbers]) -> None:
+        """Go on from these states, which are the run's own from now on."""
+        self.states = states
+        self.floats.clear()
+        self.gradient_at_hand = None
+
+    def represent(self, vectors: Mapping[str, Vector]) -> dict[str, Numbers]:
+        """The states with these values, by name; their buffers are empty."""
         separate = {  # the leaves of these have buffers of their own
             operation.target
             for operation in self.rule.program
@@ -408,7 +417,7 @@ class Run:
             sizes = self.layout.sizes if name in separate else [self.layout.size]
             try:
                 radix_bits = self.radix_bits.get(name, RADIX_BITS)
-                states[name] = self.recovery.represent(self.arguments[name], radix_bits, sizes)
+                states[name] = self.recovery.represent(vectors[name], radix_bits, sizes)
             except FixedPointRangeError as error:
                 where = self.title(name, self.layout.locate(error.index))
                 raise FixedPointRangeError(f"initial {where}: {error}", error.index) from error
