@@ -28,6 +28,8 @@ def contents(folder):
 def assert_same_arrays(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
+        if name.endswith(("_time", "_peak_bytes")):  # measured, so never the same
+            continue
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
