@@ -1,10 +1,10 @@
 """What each recovery of the trajectory costs, and how far off it is, over 10 to 10,000 steps.
 
-A 196-20-10 net on digits of 14 x 14 pixels is trained for longer and longer. The gradient of the validation loss with
-respect to all step sizes and decays, one a step, and the initial weights is taken by way of every recovery: from
-stored states, from snapshots, by running backwards exactly; and approximately, from the last steps alone, from a
-straight line, by running backwards in floats. Of each: the error against the stored trajectory, the peak of the
-memory that NumPy and Python allocate, and the time beside that of training.
+A 196-20-10 net on digits of 14 x 14 pixels is trained for longer and longer. The gradient of the validation
+loss with respect to all step sizes and decays, one a step, and the initial weights is taken by way of every
+recovery: from stored states, from snapshots, by running backwards exactly; and approximately, from the last
+steps alone, from a straight line, by running backwards in floats. Of each: the error against the stored
+trajectory, the peak of the memory that NumPy and Python allocate, and the time beside that of training.
 """
 
 from __future__ import annotations
