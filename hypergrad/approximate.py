@@ -81,7 +81,7 @@ class FloatReversal(Recovery):
 
     def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> Numbers:
         """Floats."""
-        return _Floats(values, np.dtype(self.dtype), sizes, 2.0 ** (63 - radix_bits))
+        return _Floats(values, np.dtype(self.dtype), sizes, radix_bits)
 
     def start(self, run: Run) -> _FloatReversal:
         """The memory of one run."""
@@ -119,9 +119,9 @@ class _Floats:
     """Numbers that round as floats do; the counterpart of `ExactRep` in operations.  Changed in place."""
 
     def __init__(
-        self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], limit: float
+        self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], radix_bits: int
     ) -> None:
-        self.floats, self.limit = np.array(values, dtype), limit
+        self.floats, self.radix_bits = np.array(values, dtype), radix_bits
         ends = np.cumsum([0, *sizes]).tolist()
         self.blocks = [slice(start, end) for start, end in pairwise(ends)]
         self.stores = [BitStore(size) for size in sizes]  # these stay empty
@@ -132,20 +132,20 @@ class _Floats:
 
     @property
     def in_range(self) -> bool:
-        return bool(np.all(np.abs(self.floats) < self.limit))  # False for NaN
+        return bool(np.all(np.abs(self.floats) < 2.0 ** (63 - self.radix_bits)))  # False for NaN
 
     def copy(self) -> _Floats:
-        return _Floats(self.floats, self.floats.dtype, [len(store) for store in self.stores], self.limit)
+        return _Floats(self.floats, self.floats.dtype, [len(store) for store in self.stores], self.radix_bits)
 
     def forget(self) -> None:
         pass
 
-    def add(self, A: NDArray[np.float64]) -> _Floats:
-        self.floats += A.astype(self.floats.dtype)
+    def add_units(self, units: Vector) -> _Floats:
+        self.floats += (units * 2.0**-self.radix_bits).astype(self.floats.dtype)
         return self
 
-    def sub(self, A: NDArray[np.float64]) -> _Floats:
-        self.floats -= A.astype(self.floats.dtype)
+    def sub_units(self, units: Vector) -> _Floats:
+        self.floats -= (units * 2.0**-self.radix_bits).astype(self.floats.dtype)
         return self
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> _Floats:

@@ -16,6 +16,7 @@ there is no branch, mask or Python integer per element, and going back finds eve
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from copy import copy
@@ -30,7 +31,7 @@ RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
 MAX_FACTOR = 2**16
 WORD_BITS = 16
-CHUNK = 1 << 15  # elements worked on at a time, so that the scratch arrays stay in the cache
+CHUNK = 1 << 16  # elements worked on at a time, so that the scratch arrays stay in the cache
 
 # Levels count bits in units of 2**-32, as Python integers: sums and differences of them are exact, which is
 # what lets the way back pass through the very levels of the way there.
@@ -40,6 +41,7 @@ _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny head
 _FULL, _EMPTY = 46 * _BIT, 38 * _BIT
 
 _ROUNDING = int(np.float64(1.5 * 2.0**52).view(np.int64))
+_FAST = 2.0**51  # integers below this are rounded to by adding 1.5 * 2**52
 
 
 class FixedPointRangeError(ValueError):
@@ -142,12 +144,15 @@ class BitStore:
         n, d: positive integers, or arrays of them, (length,).  Inverse: the same with n and d exchanged.
         Integer arithmetic is modulo 2**64 throughout, which is right as long as the results fit.
         """
-        self._settle(self._level + _log2(d))
-        for part, scratch in _chunks(self._length):
-            xs, head = x[part], self._head[part]
-            _move_digit(xs, head, d if isinstance(d, int) else d[part], scratch, np.int64)
-            _move_digit(head, xs, n if isinstance(n, int) else n[part], scratch, np.uint64)
-        self._set_level(self._level + _log2(d) - _log2(n))
+        log_n, log_d = _log2(n), _log2(d)
+        self._settle(self._level + log_d)
+        if self._length <= CHUNK:
+            _exchange(x, self._head, n, d, _scratch(self._length))
+        else:
+            for part in _chunks(self._length):
+                some_n, some_d = (m if isinstance(m, int) else m[part] for m in (n, d))
+                _exchange(x[part], self._head[part], some_n, some_d, _scratch(part.stop - part.start))
+        self._set_level(self._level + log_d - log_n)
 
     def pack(self) -> None:
         """Move every bit in use to the 16-bit words and free the head: the smallest form, for a store at rest.
@@ -344,11 +349,11 @@ class ExactRep:
 
     def add(self, A: ArrayLike) -> ExactRep:
         """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
-        return self._accumulate(A, np.add)
+        return self._accumulate(self._in_units(A), np.add)
 
     def sub(self, A: ArrayLike) -> ExactRep:
         """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
-        return self._accumulate(A, np.subtract)
+        return self._accumulate(self._in_units(A), np.subtract)
 
     def mul(self, a: ArrayLike) -> ExactRep:
         """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
@@ -402,36 +407,48 @@ class ExactRep:
         self._bound = reach
         return self
 
-    def _accumulate(self, A: ArrayLike, operation: np.ufunc) -> ExactRep:
-        """x <- x +- round(A * 2**radix_bits): the same floats give the same integers, so one undoes the other."""
+    def add_units(self, units: NDArray[np.float64]) -> ExactRep:
+        """Add units * 2**-radix_bits, rounded; units: the shape of val, not to be used again.  See `sub_units`."""
+        return self._accumulate(units, np.add)
+
+    def sub_units(self, units: NDArray[np.float64]) -> ExactRep:
+        """Subtract what `add_units` of the same numbers adds."""
+        return self._accumulate(units, np.subtract)
+
+    def _in_units(self, A: ArrayLike) -> NDArray[np.float64]:
+        """A * 2**radix_bits, in the shape of val."""
         values = np.asarray(A, np.float64)
-        if values.shape != self.intrep.shape:
-            if values.ndim:
-                raise ValueError(
-                    f"operand of shape {values.shape} does not match the shape {self.intrep.shape}"
-                )
-            values = np.broadcast_to(values, self.intrep.shape)
-        values = values.reshape(-1)
-        if not values.size:
+        if values.shape != self.intrep.shape and values.ndim:
+            raise ValueError(f"operand of shape {values.shape} does not match the shape {self.intrep.shape}")
+        with np.errstate(over="ignore"):  # out of range is what it then is
+            return np.multiply(values, 2.0**self.radix_bits, out=np.empty(self.intrep.shape))
+
+    def _accumulate(self, units: NDArray[np.float64], operation: np.ufunc) -> ExactRep:
+        """x <- x +- round(units): the same floats give the same integers, so one undoes the other."""
+        units = units.reshape(-1)
+        if not units.size:
             return self
-        largest = max(float(np.max(values)), -float(np.min(values)))  # NaN if there is one
-        if not self._bound + largest < self.limit:  # so written that NaN gets here too
+        resolution = 2.0**-self.radix_bits
+        largest = math.sqrt(np.dot(units, units))  # not less than any, and found in half the time
+        if not (largest < _FAST and self._bound + largest * resolution < self.limit):
+            largest = max(float(np.max(units)), -float(np.min(units)))  # NaN if there is one
+        if not self._bound + largest * resolution < self.limit:  # so written that NaN gets here too
             self._bound = self._largest()
-            if not self._bound + largest < self.limit:
-                self._check_sum(values, operation)
-        scale = 2.0**self.radix_bits
-        for part, scratch in _chunks(values.size):
-            scaled = np.multiply(values[part], scale, out=_scratch("scaled", scratch.size).view(np.float64))
-            if largest * scale < 2.0**51:
+            if not self._bound + largest * resolution < self.limit:
+                self._check_sum(units * resolution, operation)
+        for part in _chunks(units.size):
+            some = units[part]
+            if largest < _FAST:
                 # added to 1.5 * 2**52, a float is rounded to an integer, which is then in its low bits: the
                 # same as below, at half the cost
-                scaled += 1.5 * 2.0**52
-                np.subtract(scaled.view(np.int64), _ROUNDING, out=scratch)
+                some += 1.5 * 2.0**52
+                integers = some.view(np.int64)
+                integers -= _ROUNDING
             else:
-                np.rint(scaled, out=scaled)
-                np.copyto(scratch, scaled, casting="unsafe")
-            operation(self._flat[part], scratch, out=self._flat[part])
-        self._bound += largest + 1.0 / scale
+                integers = _scratch(some.size)
+                np.copyto(integers, np.rint(some, out=some), casting="unsafe")
+            operation(self._flat[part], integers, out=self._flat[part])
+        self._bound += (largest + 1.0) * resolution
         return self
 
     def _largest(self) -> float:
@@ -505,47 +522,71 @@ def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
 _local = threading.local()
 
 
-def _scratch(name: str, length: int) -> NDArray[np.int64]:
+def _scratch(length: int) -> NDArray[np.int64]:
     """A scratch array of this thread, length <= CHUNK: allocating one afresh costs more than the arithmetic."""
-    if not hasattr(_local, name):
-        setattr(_local, name, np.empty(CHUNK, np.int64))
-    return getattr(_local, name)[:length]
+    if not hasattr(_local, "scratch"):
+        _local.scratch = np.empty(CHUNK, np.int64)
+    return _local.scratch[:length]
 
 
-def _chunks(length: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    """Slices that cover range(length), each with a scratch array of its length."""
-    for start in range(0, length, CHUNK):
-        stop = min(start + CHUNK, length)
-        yield slice(start, stop), _scratch("digits", stop - start)
+def _chunks(length: int) -> Iterator[slice]:
+    """Slices of about the same size, at most CHUNK, that cover range(length)."""
+    count = -(-length // CHUNK)
+    for i in range(count):
+        yield slice(i * length // count, (i + 1) * length // count)
+
+
+def _exchange(
+    x: NDArray[np.int64],
+    head: NDArray[np.int64],
+    n: int | NDArray[np.int64],
+    d: int | NDArray[np.int64],
+    scratch: NDArray[np.int64],
+) -> None:
+    """Push x mod d to head, x <- x div d; then x <- x * n + pop n from head.  In place; head is not negative.
+
+    One of n and d is a power of two as a rule.  Then each number ends up where it belongs without a copy.
+    """
+    binary_n, binary_d = (isinstance(m, int) and m & (m - 1) == 0 for m in (n, d))
+    if binary_d and not binary_n:
+        _move_bits(x, head, d, out=scratch)
+        _move_digit(scratch, x, n, head, np.uint64)
+    elif binary_n and not binary_d:
+        _move_digit(x, head, d, scratch, np.int64)
+        _move_bits(head, scratch, n, out=x)
+    else:
+        _move_digit(x, head, d, scratch, np.int64)
+        np.copyto(x, scratch)
+        _move_digit(head, x, n, scratch, np.uint64)
+        np.copyto(head, scratch)
+
+
+def _move_bits(source: NDArray[np.int64], target: NDArray[np.int64], m: int, out: NDArray[np.int64]) -> None:
+    """out <- target * m + source mod m;  source <- source div m;  target is used up.  m: a power of two."""
+    shift = np.int64(m.bit_length() - 1)  # ufuncs take a scalar of theirs faster than an integer of Python's
+    np.bitwise_and(source, np.int64(m - 1), out=out)
+    np.left_shift(target, shift, out=target)
+    np.bitwise_or(out, target, out=out)
+    np.right_shift(source, shift, out=source)
 
 
 def _move_digit(
     source: NDArray[np.int64],
     target: NDArray[np.int64],
     m: int | NDArray[np.int64],
-    scratch: NDArray[np.int64],
+    quotient: NDArray[np.int64],
     kind: type[np.int64] | type[np.uint64],
 ) -> None:
-    """target <- target * m + source mod m;  source <- source div m.  All in place.
+    """target <- target * m + source mod m;  quotient <- source div m.
 
     kind: np.uint64 where the source is known not to be negative, as dividing is twice as fast then.
     """
-    if isinstance(m, int) and m & (m - 1) == 0:
-        if m > 1:
-            shift = m.bit_length() - 1
-            np.bitwise_and(source, m - 1, out=scratch)
-            np.left_shift(target, shift, out=target)
-            np.bitwise_or(target, scratch, out=target)
-            np.right_shift(source, shift, out=source)
-    else:
-        divisor = kind(m) if isinstance(m, int) else m.astype(kind)
-        np.floor_divide(source.view(kind), divisor, out=scratch.view(kind))
-        np.subtract(
-            target, scratch, out=target
-        )  # (target - quotient) * m + source: the remainder without a copy
-        np.multiply(target, m, out=target)
-        np.add(target, source, out=target)
-        np.copyto(source, scratch)
+    divisor, m = (kind(m), np.int64(m)) if isinstance(m, int) else (m.astype(kind), m)
+    np.floor_divide(source.view(kind), divisor, out=quotient.view(kind))
+    # (target - quotient) * m + source: the remainder without a copy
+    np.subtract(target, quotient, out=target)
+    np.multiply(target, m, out=target)
+    np.add(target, source, out=target)
 
 
 def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:

@@ -17,9 +17,11 @@ __all__ = ["NORMALIZED", "SQUARED"]
 class Squared:
     """The kernel c * x**2."""
 
-    def forward(self, coefficients: Sequence[float], inputs: Sequence[Vector]) -> Vector:
+    def forward(
+        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
+    ) -> Vector:
         """c * x**2, never negative where c is not."""
-        squares = inputs[0] * inputs[0]
+        squares = np.multiply(inputs[0], inputs[0], out=out)
         squares *= coefficients[0]
         return squares
 
@@ -43,11 +45,13 @@ class Normalized:
     a p / e, which is what comes by way of x alone.
     """
 
-    def forward(self, coefficients: Sequence[float], inputs: Sequence[Vector]) -> Vector:
+    def forward(
+        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
+    ) -> Vector:
         """a * x / (sqrt(u) + e)."""
         a, e = coefficients
         x, u = inputs
-        result = np.sqrt(u)
+        result = np.sqrt(u, out=out)
         result += e
         np.divide(x, result, out=result)
         result *= a

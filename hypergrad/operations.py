@@ -28,6 +28,7 @@ class Numbers(Protocol):
     """What the operations need of a state: in all but one recovery (`FloatReversal`) it is an `ExactRep`."""
 
     stores: list[BitStore]
+    radix_bits: int
 
     @property
     def val(self) -> Vector:
@@ -39,11 +40,11 @@ class Numbers(Protocol):
     def forget(self) -> None:
         """Let go of digits that going forward does not need."""
 
-    def add(self, A: Vector) -> Any:
-        """Add A."""
+    def add_units(self, units: Vector) -> Any:
+        """Add units * 2**-radix_bits; units is not used again."""
 
-    def sub(self, A: Vector) -> Any:
-        """Subtract A."""
+    def sub_units(self, units: Vector) -> Any:
+        """Subtract units * 2**-radix_bits; units is not used again."""
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
         """Multiply block j by ratios[j] = (n, d)."""
@@ -82,10 +83,15 @@ class Decay:
 
 
 class Kernel(Protocol):
-    """A function of coefficients (numbers) and vectors, element by element, with its derivative."""
+    """A function of coefficients (numbers) and vectors, element by element, with its derivative.
 
-    def forward(self, coefficients: Sequence[float], inputs: Sequence[Vector]) -> Vector:
-        """The value: the same bits for the same arguments.  Must not change the inputs."""
+    It is proportional to the first of its coefficients, so that this can take the unit of the result.
+    """
+
+    def forward(
+        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
+    ) -> Vector:
+        """The value, in `out` or a new array: the same bits for the same arguments.  Must not change the inputs."""
 
     def pullback(
         self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
@@ -96,9 +102,11 @@ class Kernel(Protocol):
 class Scaled:
     """The kernel c * x."""
 
-    def forward(self, coefficients: Sequence[float], inputs: Sequence[Vector]) -> Vector:
+    def forward(
+        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
+    ) -> Vector:
         """c * x."""
-        return coefficients[0] * inputs[0]
+        return np.multiply(inputs[0], coefficients[0], out=out)
 
     def pullback(
         self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
@@ -129,11 +137,11 @@ class Add:
 
     def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Add."""
-        state.add(self._change(blocks, inputs))
+        state.add_units(self._change(state, blocks, inputs))
 
     def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Subtract the same."""
-        state.sub(self._change(blocks, inputs))
+        state.sub_units(self._change(state, blocks, inputs))
 
     def adjoint(
         self, coefficients: Sequence[float], inputs: Sequence[Vector], d_target: Vector
@@ -141,10 +149,12 @@ class Add:
         """(d_coefficients, d_inputs)."""
         return self.kernel.pullback(coefficients, inputs, d_target)
 
-    def _change(self, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
-        change = np.empty(blocks[-1][0].stop)
-        for part, coefficients in blocks:
-            change[part] = self.kernel.forward(coefficients, [x[part] for x in inputs])
+    def _change(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """What to add, in units of 2**-radix_bits."""
+        change, unit = np.empty(blocks[-1][0].stop), 2.0**state.radix_bits
+        with np.errstate(over="ignore"):  # out of range is what it then is
+            for part, (first, *others) in blocks:
+                self.kernel.forward((first * unit, *others), [x[part] for x in inputs], out=change[part])
         return change
 
 
