@@ -49,11 +49,18 @@ class SmallNet:
         rows = self.batches[t % len(self.batches)]
         return self.loss(weights, self.X[rows], self.T[rows])
 
-    def loss_after(self, num_iterations: int, log_step_size: float, log_scale: float) -> np.ndarray:
+    def loss_after(
+        self,
+        num_iterations: int,
+        log_step_size: float,
+        log_scale: float,
+        monitor: hg.BackwardTrace | None = None,
+    ) -> np.ndarray:
         """Return the training loss on all rows after training with this step size from weights of this scale."""
         start = self.noise * np.exp(log_scale)
         rule = hg.Momentum(np.exp(log_step_size), self.decay)
-        return self.loss(hg.train(self.minibatch_loss, start, rule, num_iterations), self.X, self.T)
+        weights = hg.train(self.minibatch_loss, start, rule, num_iterations, monitor=monitor)
+        return self.loss(weights, self.X, self.T)
 
 
 def loss_and_gradient(loss: Callable[[float], np.ndarray], x: float) -> tuple[float, float]:

@@ -9,16 +9,21 @@ from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.approximate import FloatReversal, Interpolated
 from hypergrad.checkpoints import Checkpointed, Truncated
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
-from hypergrad.recoveries import NonFiniteGradientError, ReversalError, Reversible, Stored
+from hypergrad.recoveries import Certificate, NonFiniteGradientError, ReversalError, Reversible, Stored
 from hypergrad.reversible import BackwardStep, Step, Trained, train
 from hypergrad.rules import HeavyBall, Momentum, Nesterov
+from hypergrad.tracing import AdjointGrowthError, AdjointGrowthWarning, BackwardTrace
 from hypergrad.util import logistic, logit
 
 __all__ = [
     "Adam",
     "AdamW",
+    "AdjointGrowthError",
+    "AdjointGrowthWarning",
     "BackwardStep",
+    "BackwardTrace",
     "BitStore",
+    "Certificate",
     "Checkpointed",
     "ExactRep",
     "FixedPointRangeError",

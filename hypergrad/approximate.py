@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hypergrad.exact_rep import BitStore
-from hypergrad.recoveries import NoMemory, NonFiniteGradientError, Recovery, ReversalError
+from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
     from hypergrad.operations import Numbers, Vector
@@ -36,7 +36,7 @@ class Interpolated(Recovery):
         return _Line(run)
 
 
-class _Line:
+class _Line(Memory):
     """The states at both ends."""
 
     def __init__(self, run: Run) -> None:
@@ -88,14 +88,11 @@ class FloatReversal(Recovery):
         return _FloatReversal()
 
 
-class _FloatReversal:
+class _FloatReversal(Memory):
     """Nothing is kept."""
 
     def advance(self, run: Run, t: int) -> None:
         run.forward_step(t)
-
-    def rest(self, run: Run) -> None:
-        pass
 
     def recall(self, run: Run, t: int) -> Tape:
         try:
@@ -111,7 +108,8 @@ class _FloatReversal:
     def _failure(t: int) -> ReversalError:
         return ReversalError(
             f"training in floats, run backwards, went out of range at iteration {t}: rounding errors grow "
-            "by 1 / decay with every step; recovery=Reversible() keeps the digits that are lost here"
+            "by 1 / decay with every step; recovery=Reversible() keeps the digits that are lost here",
+            iteration=t,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hypergrad.recoveries import NoMemory, Recovery, Reversal
+from hypergrad.recoveries import Memory, NoMemory, Recovery, Reversal
 
 if TYPE_CHECKING:
     from checkpoint_schedules import CheckpointAction, CheckpointSchedule, Forward
@@ -60,7 +60,7 @@ class Checkpointed(Recovery):
         return _Checkpoints(run, TwoLevelCheckpointSchedule(every, every, binomial_storage=StorageType.RAM))
 
 
-class _Checkpoints:
+class _Checkpoints(Memory):
     """Snapshots of the states, by the step they come before, kept and used as a schedule says."""
 
     def __init__(self, run: Run, schedule: CheckpointSchedule) -> None:

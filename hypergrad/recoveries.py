@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hypergrad.reversible import Run, Tape
 
 __all__ = [
+    "Certificate",
     "Memory",
     "NoMemory",
     "NonFiniteGradientError",
@@ -35,7 +36,21 @@ __all__ = [
 
 
 class ReversalError(RuntimeError):
-    """Training run backwards did not pass through the states it had passed through forwards."""
+    """Training run backwards did not pass through the states it had passed through forwards.
+
+    iteration: the first, going back, before which a state is known to be wrong.
+    right_until: the last, going back, before which all states were found right (num_steps: after the last).
+    leaf: the path of the first part found wrong, like velocity['W1']; None where reversal itself failed.
+    """
+
+    def __init__(
+        self, message: str, iteration: int = 0, right_until: int | None = None, leaf: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.iteration, self.right_until, self.leaf = iteration, right_until, leaf
+
+    def __reduce__(self) -> tuple:  # so that it comes through other processes whole
+        return type(self), (str(self), self.iteration, self.right_until, self.leaf)
 
 
 class NonFiniteGradientError(ArithmeticError):
@@ -54,17 +69,48 @@ class Recovery:
         raise NotImplementedError
 
 
-class Memory(Protocol):
+@dataclass(frozen=True)
+class Certificate:
+    """That a training run was reversed bit for bit, as found by comparing integers on the way back.
+
+    first, num_steps: the iterations gone back to and from.
+    checked: the iterations before which the checksums of every leaf of every state were those of the way forward.
+    num_values: how many numbers, weights and all, were compared one by one with the initial ones, as were the
+        buffers, which must be empty; 0 where the way back ended earlier (`Truncated`).
+    """
+
+    first: int
+    num_steps: int
+    checked: tuple[int, ...]
+    num_values: int
+
+    def __str__(self) -> str:
+        end = (
+            f"all {self.num_values:,} initial values came back, and the buffers are empty"
+            if self.num_values
+            else f"checksums agree at iteration {self.first}, where the way back ends"
+        )
+        return (
+            f"{self.num_steps - self.first:,} steps reversed bit for bit: checksums agree before "
+            f"{len(self.checked):,} iterations on the way; {end}"
+        )
+
+
+class Memory:
     """What a recovery keeps of one run."""
+
+    certificate: Certificate | None = None  # once the way back has ended, of a recovery that compares
 
     def advance(self, run: Run, t: int) -> None:
         """Have the run take step t, and keep what it takes to recall it."""
+        raise NotImplementedError
 
     def rest(self, run: Run) -> None:
         """The way forward has ended."""
 
     def recall(self, run: Run, t: int) -> Tape | None:
         """What the operations of step t read; None if that is forgotten.  Called after recall(t + 1)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -104,7 +150,7 @@ class Reversible(Recovery):
         return Reversal(run, self.check_every or max(1, run.num_steps // 100))
 
 
-class Reversal:
+class Reversal(Memory):
     """The buffers in the states are all the memory there is, but for a few checksums.
 
     first: the step to go back to; what came before is forgotten.
@@ -114,6 +160,7 @@ class Reversal:
         self.check_every, self.first = check_every, first
         self.checksums: dict[int, NDArray[np.int64]] = {}
         self._before_first = NoMemory(run).advance
+        self._checked: list[int] = []
 
     def advance(self, run: Run, t: int) -> None:
         """Take step t."""
@@ -138,14 +185,15 @@ class Reversal:
             tape = run.reverse_step(t)
         except (FixedPointRangeError, NonFiniteGradientError) as error:
             self._fail(run, t, f"undoing iteration {t} failed: {error}")
+        num_values = 0
         if t == 0:
-            self._compare_with_start(run)
+            num_values = self._compare_with_start(run)
         elif t in self.checksums:
-            wrong = np.argwhere(self.checksums[t] != self._checksum(run))
-            if wrong.size:
-                state, leaf = wrong[0]
-                where = run.title(list(run.states)[state], run.layout.paths[leaf])
-                self._fail(run, t, f"{where} is not what it was before iteration {t}")
+            self._compare_checksums(run, t)
+        if t in self.checksums:
+            self._checked.append(t)
+        if t == self.first:
+            self.certificate = Certificate(self.first, run.num_steps, tuple(self._checked), num_values)
         return tape
 
     def _checksum(self, run: Run) -> NDArray[np.int64]:
@@ -153,26 +201,45 @@ class Reversal:
         leaves = run.layout.slices
         return np.array([[state.intrep[leaf].sum() for leaf in leaves] for state in run.states.values()])
 
-    def _compare_with_start(self, run: Run) -> None:
-        for name, start in run.initial_states().items():
+    def _compare_checksums(self, run: Run, t: int) -> None:
+        wrong = np.argwhere(self.checksums[t] != self._checksum(run))
+        if wrong.size:
+            state, leaf = wrong[0]
+            where = run.title(list(run.states)[state], run.layout.paths[leaf])
+            self._fail(run, t, f"{where} is not what it was before iteration {t}", where)
+
+    def _compare_with_start(self, run: Run) -> int:
+        """The number of values compared."""
+        starts = run.initial_states()
+        for name, start in starts.items():
             state = run.states[name]
             wrong = np.flatnonzero(state.intrep != start.intrep)
             if wrong.size:
-                where = run.title(name, run.layout.locate(int(wrong[0])))
+                index = int(wrong[0])
+                leaf = next(i for i, part in enumerate(run.layout.slices) if index < part.stop)
                 self._fail(
-                    run, 0, f"{wrong.size} of {start.intrep.size} initial values differ, first {where}"
+                    run,
+                    0,
+                    f"{wrong.size} of {start.intrep.size} initial values differ, first "
+                    f"{run.title(name, run.layout.locate(index))}",
+                    run.title(name, run.layout.paths[leaf]),
                 )
             if state.stores != start.stores:
-                self._fail(run, 0, f"digits are left in the information buffer of {run.title(name)}")
+                where = run.title(name)
+                self._fail(run, 0, f"digits are left in the information buffer of {where}", where)
+        return sum(start.intrep.size for start in starts.values())
 
-    def _fail(self, run: Run, t: int, what: str) -> NoReturn:
-        right = min((s for s in self.checksums if s > t), default=run.num_steps)
+    def _fail(self, run: Run, t: int, what: str, leaf: str | None = None) -> NoReturn:
+        right = min(self._checked, default=run.num_steps)
         finer = "" if self.check_every == 1 else "; recovery=Reversible(check_every=1) finds the iteration"
         raise ReversalError(
             f"weights not restored: running training backwards from iteration {run.num_steps} was right "
             f"down to iteration {right}, but then {what}. The training loss must return the same gradient, to "
             f"the last bit, for the same (weights, theta, t): look for random numbers not seeded by t, state "
-            f"kept between calls, or data changed in place{finer}"
+            f"kept between calls, or data changed in place{finer}",
+            iteration=t,
+            right_until=right,
+            leaf=leaf,
         )
 
 
@@ -185,7 +252,7 @@ class Stored(Recovery):
         return _Tapes()
 
 
-class _Tapes:
+class _Tapes(Memory):
     """What each step read, but for the gradients' values, which are evaluated again on the way back."""
 
     def __init__(self) -> None:
@@ -194,14 +261,11 @@ class _Tapes:
     def advance(self, run: Run, t: int) -> None:
         self.tapes[t] = run.forward_step(t)
 
-    def rest(self, run: Run) -> None:
-        pass
-
     def recall(self, run: Run, t: int) -> Tape:
         return self.tapes[t]
 
 
-class NoMemory:
+class NoMemory(Memory):
     """For a run that will not be differentiated."""
 
     def __init__(self, run: Run) -> None:
@@ -214,6 +278,3 @@ class NoMemory:
             for state in run.states.values():
                 state.forget()
         return tape
-
-    def rest(self, run: Run) -> None:
-        """Nothing to do."""

@@ -15,6 +15,7 @@ Optimization through Reversible Learning" (2015), line by line.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
 from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Numbers, Operation, Vector
-from hypergrad.recoveries import NoMemory, NonFiniteGradientError, Recovery, Reversible
+from hypergrad.recoveries import Certificate, NoMemory, NonFiniteGradientError, Recovery, Reversible
 from hypergrad.rules import Rule
 from hypergrad.trees import Layout, schedule
 
@@ -57,7 +58,7 @@ def train(
     callback: called with a `Step` before each update.
     keep: numbers of updates, 0 .. num_steps, after which to return the weights as well.
     return_state: whether to return the final velocity or moments as well.
-    monitor: called with a `BackwardStep` after each step of the backward pass.
+    monitor: called with a `BackwardStep` after each step of the backward pass; a `BackwardTrace`, say.
     dtype: of the weights and of theta as the loss gets them.  With np.float32, and data of that type, the loss
         and its derivatives take half the time; states stay exact, and hypergradients are right to about 1e-6.
 
@@ -158,11 +159,17 @@ class BackwardStep(NamedTuple):
 
     cotangents: by name of state, "w" and the rule's own, flat vectors: views, good until the next step.
     buffer_bytes: what the information buffers take at that moment.
+    limit_bytes: what they would take at the entropy limit, log2(1 / decay) bits per number and step.
+    outputs: the norm of the cotangents that outputs of training after this iteration brought in at it.
+    certificate: at the last step, of a recovery that compares what came back: that it was right.
     """
 
     iteration: int
     cotangents: dict[str, Vector]
     buffer_bytes: int
+    limit_bytes: float = 0.0
+    outputs: float = 0.0
+    certificate: Certificate | None = None
 
 
 class Entry(NamedTuple):
@@ -247,8 +254,9 @@ class Run:
             self._train(np.empty_like(cotangents))
         self.complete = False
         d = {name: np.zeros_like(self.arguments[name]) for name in {*self.states, *wanted}}
+        limits = self._limits_of_buffers() if self.monitor is not None else None
         for t in reversed(range(self.num_steps)):
-            self._add_cotangents(t + 1, cotangents, d)
+            added = self._add_cotangents(t + 1, cotangents, d)
             tape = self.memory.recall(self, t)
             if tape is None:  # forgotten: nothing is known of what came before
                 for name in self.states:
@@ -258,16 +266,28 @@ class Run:
             if self.monitor is not None:
                 states = {name: d[name] for name in self.states}
                 buffers = sum(store.nbytes for state in self.states.values() for store in state.stores)
-                self.monitor(BackwardStep(t, states, buffers))
+                self.monitor(BackwardStep(t, states, buffers, limits[t], added, self.memory.certificate))
         self._add_cotangents(0, cotangents, d)
         self.gradient_at_hand = None
         return tuple(d[name] for name in wanted)
 
-    def _add_cotangents(self, t: int, cotangents: NDArray[np.float64], d: dict[str, NDArray]) -> None:
-        """Those of the outputs noted after t updates."""
+    def _add_cotangents(self, t: int, cotangents: NDArray[np.float64], d: dict[str, NDArray]) -> float:
+        """Those of the outputs noted after t updates.  Returns their norm."""
+        added = 0.0
         for row, (when, name) in zip(cotangents, self.outputs, strict=True):
             if when == t:
                 d[name] += row
+                added = math.hypot(added, np.linalg.norm(row))
+        return added
+
+    def _limits_of_buffers(self) -> NDArray[np.float64]:
+        """The bytes that t steps put into the buffers at the entropy limit, for t = 0 .. num_steps."""
+        bits = np.zeros(self.num_steps)
+        for factor in self._factors():
+            values = self.coefficients[factor]
+            sizes = self.layout.sizes if values.shape[1] > 1 else [self.layout.size]
+            bits -= np.log2(values) @ np.array(sizes, float)
+        return np.append(0.0, np.cumsum(bits)) / 8
 
     def forward_step(self, t: int, with_pullback: bool = False) -> Tape:
         """Step t: the operations, first to last.  Returns what they read; gradients' values only with pullbacks."""
