@@ -1,8 +1,9 @@
 """Does the growth of the adjoint tell where a hypergradient means something? Figure 10's experiment, traced.
 
-The net of figure 10 is trained at step sizes on both sides of the edge of chaos. A trace of each backward pass notes
-how much the adjoint grows on its way, and warns beyond 30. Whether the gradient means something is seen from a second
-run at a step size a little larger: the mean of the two gradients must predict by how much the loss differs.
+The net of figure 10 is trained at step sizes on both sides of the edge of chaos. A trace of each backward pass
+notes how much the adjoint grows on its way, and warns beyond 30. Whether the gradient means something is seen
+from a second run at a step size a little larger: the mean of the two gradients must predict by how much the
+loss differs.
 """
 
 from __future__ import annotations
