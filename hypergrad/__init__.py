@@ -7,6 +7,7 @@ is differentiable by autograd with respect to the initial weights, theta and eve
 
 from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.approximate import FloatReversal, Interpolated
+from hypergrad.checking import HypergradientCheck, HypergradientError, LeafCheck, check_hypergradient
 from hypergrad.checkpoints import Checkpointed, Truncated
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
 from hypergrad.recoveries import Certificate, NonFiniteGradientError, ReversalError, Reversible, Stored
@@ -29,7 +30,10 @@ __all__ = [
     "FixedPointRangeError",
     "FloatReversal",
     "HeavyBall",
+    "HypergradientCheck",
+    "HypergradientError",
     "Interpolated",
+    "LeafCheck",
     "Momentum",
     "Nesterov",
     "NonFiniteGradientError",
@@ -40,6 +44,7 @@ __all__ = [
     "Stored",
     "Trained",
     "Truncated",
+    "check_hypergradient",
     "logistic",
     "logit",
     "train",
