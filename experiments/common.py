@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -49,8 +50,8 @@ class Track:
     run that was interrupted starts again from the top, gets the records it already has from the checkpoint,
     and so comes to the same numbers as an uninterrupted one. Scalars in a record are shown beside the bar.
 
-    checkpoint: an npz file; None keeps records in memory alone. settings: all that the records depend on, fit
-    for JSON. jobs: processes that `map` may use.
+    checkpoint: a folder, which gets an npz file for each call; None keeps records in memory alone. settings: all
+    that the records depend on, fit for JSON. jobs: processes that `map` may use.
     Raises ValueError where the checkpoint was made with other settings, or jobs < 1.
     """
 
@@ -109,36 +110,46 @@ class Track:
         kept = [{key: np.array(value) for key, value in record.items()} for record in records]
         self._records[name] += kept
         if self.checkpoint is not None:
+            first = len(self._records[name]) - len(kept)
             arrays = {
-                f"{stage}/{index}/{key}": value
-                for stage, stage_records in self._records.items()
-                for index, record in enumerate(stage_records)
+                f"{name}/{first + i}/{key}": value
+                for i, record in enumerate(kept)
                 for key, value in record.items()
             }
-            save_arrays(self.checkpoint, arrays | {"settings": self._settings, "seconds": self.seconds})
+            self.checkpoint.mkdir(parents=True, exist_ok=True)
+            count = sum(len(records) for records in self._records.values())
+            path = self.checkpoint / f"{count:06}.checkpoint.npz"
+            save_arrays(
+                path, arrays | {"settings": self._settings, "seconds": self.seconds}, compressed=False
+            )
         return kept
 
     def _load(self, checkpoint: Path) -> None:
-        saved = load_arrays(checkpoint)
+        for path in sorted(checkpoint.glob("*.checkpoint.npz")):
+            if ".partial." not in path.name:
+                self._load_call(path)
+
+    def _load_call(self, path: Path) -> None:
+        saved = load_arrays(path)
         before = str(saved.pop("settings"))
         if before != self._settings:
             raise ValueError(
-                f"{checkpoint} holds an interrupted run with other settings: expected {self._settings}, got "
-                f"{before}; finish that run with its own settings, or delete the file to start afresh"
+                f"{path.parent} holds an interrupted run with other settings: expected {self._settings}, got "
+                f"{before}; finish that run with its own settings, or delete the folder to start afresh"
             )
-        self._seconds_before = float(saved.pop("seconds"))
-        for path, value in saved.items():
-            stage, index, key = path.rsplit("/", 2)
+        self._seconds_before = max(self._seconds_before, float(saved.pop("seconds")))
+        for name, value in saved.items():
+            stage, index, key = name.rsplit("/", 2)
             records = self._records.setdefault(stage, [])
             if int(index) == len(records):
                 records.append({})
             records[int(index)][key] = value
 
 
-def save_arrays(path: Path, arrays: dict) -> None:
+def save_arrays(path: Path, arrays: dict, compressed: bool = True) -> None:
     """Write an npz file so that an interruption leaves the old one or the new one, never a part."""
     partial = path.with_name(f"{path.stem}.partial.checkpoint.npz")
-    np.savez_compressed(partial, **arrays)
+    (np.savez_compressed if compressed else np.savez)(partial, **arrays)
     os.replace(partial, path)
 
 
@@ -197,7 +208,7 @@ def perform(experiment: Experiment, options: argparse.Namespace) -> Path:
         config = configure(experiment, options)
         settings = {"settings": settings_of(config), "versions": versions()}
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = folder / "run.checkpoint.npz"
+        checkpoint = folder / "run.checkpoint"
         track = Track(checkpoint, settings, options.jobs)
         tracked = "track" in inspect.signature(experiment.run).parameters
         save_arrays(results, experiment.run(config, track) if tracked else experiment.run(config))
@@ -210,7 +221,7 @@ def perform(experiment: Experiment, options: argparse.Namespace) -> Path:
             "duration_seconds": round(track.seconds, 2),
         }
         facts.write_text(json.dumps(about, indent=2) + "\n")
-        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
         print(f"{results}\n{facts}")
     elif not results.exists():
         raise FileNotFoundError(
