@@ -9,7 +9,9 @@ from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.approximate import FloatReversal, Interpolated
 from hypergrad.checking import HypergradientCheck, HypergradientError, LeafCheck, check_hypergradient
 from hypergrad.checkpoints import Checkpointed, Truncated
+from hypergrad.domains import Interval
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
+from hypergrad.outer_loop import History, MinimizeResult, minimize
 from hypergrad.recoveries import Certificate, NonFiniteGradientError, ReversalError, Reversible, Stored
 from hypergrad.reversible import BackwardStep, Step, Trained, train
 from hypergrad.rules import HeavyBall, Momentum, Nesterov
@@ -30,10 +32,13 @@ __all__ = [
     "FixedPointRangeError",
     "FloatReversal",
     "HeavyBall",
+    "History",
     "HypergradientCheck",
     "HypergradientError",
     "Interpolated",
+    "Interval",
     "LeafCheck",
+    "MinimizeResult",
     "Momentum",
     "Nesterov",
     "NonFiniteGradientError",
@@ -47,6 +52,7 @@ __all__ = [
     "check_hypergradient",
     "logistic",
     "logit",
+    "minimize",
     "train",
 ]
 __version__ = "0.1.0"

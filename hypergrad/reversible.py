@@ -29,6 +29,7 @@ from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Numbers, Operation, Vector
 from hypergrad.recoveries import Certificate, NoMemory, NonFiniteGradientError, Recovery, Reversible
 from hypergrad.rules import Rule
+from hypergrad.tracing import active_trace
 from hypergrad.trees import Layout, schedule
 
 __all__ = ["BackwardStep", "Run", "Step", "Tape", "Trained", "run_rule", "train"]
@@ -125,7 +126,7 @@ def run_rule(
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))
     run.argument_names = tuple(arguments)
-    run.callback, run.monitor = callback, monitor
+    run.callback, run.monitor = callback, monitor if monitor is not None else active_trace()
     run.outputs = [(num_steps, "w"), *((t, "w") for t in kept)]
     if return_state:
         run.outputs += [(num_steps, name) for name in rule.states]

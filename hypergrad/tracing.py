@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["AdjointGrowthError", "AdjointGrowthWarning", "BackwardTrace"]
 
 GROWTH_LIMIT = 30.0  # experiments/adjoint_growth.py measures how well this tells the two regimes apart
+
+
+_active: ContextVar[BackwardTrace | None] = ContextVar("active trace", default=None)
+
+
+def active_trace() -> BackwardTrace | None:
+    """The trace of the `with` block that is being run, if any."""
+    return _active.get()
 
 
 class AdjointGrowthWarning(UserWarning):
@@ -42,13 +51,15 @@ class BackwardTrace:
 
     growth_limit: the growth at which to warn, or stop.
     stop: whether to raise AdjointGrowthError there, so as not to finish a pass that will mean nothing.
-    A second backward pass starts the trace afresh.  Source: Maclaurin et al. 2015, section 4 and figure 10.
+    A second backward pass starts the trace afresh.  In a block `with trace:` it is the monitor of every run that
+    has none of its own.  Source: Maclaurin et al. 2015, section 4 and figure 10.
     """
 
     def __init__(self, growth_limit: float = GROWTH_LIMIT, stop: bool = False) -> None:
         if not growth_limit > 0:
             raise ValueError(f"growth_limit must be above 0, got {growth_limit}")
         self.growth_limit, self.stop = growth_limit, stop
+        self._tokens: list[Token] = []
         self.certificate: Certificate | None = None  # that the run was reversed bit for bit, once it was
         self._clear()
 
@@ -60,6 +71,13 @@ class BackwardTrace:
         self._growth: list[float] = []
         self._warned = False
         self.certificate = None
+
+    def __enter__(self) -> BackwardTrace:
+        self._tokens.append(_active.set(self))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _active.reset(self._tokens.pop())
 
     def __call__(self, step: BackwardStep) -> None:
         """Note one step.  Warns (AdjointGrowthWarning), once in a pass, or raises AdjointGrowthError."""

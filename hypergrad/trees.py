@@ -15,7 +15,7 @@ import numpy as onp
 
 from hypergrad.differentiation import value_of
 
-__all__ = ["Layout", "schedule"]
+__all__ = ["Layout", "broadcast_prefix", "schedule"]
 
 Tree = Any
 
@@ -102,14 +102,16 @@ class Layout:
         raise IndexError(index)
 
 
-def _broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> Iterator[tuple[str, Any]]:
+def broadcast_prefix(
+    prefix: Tree, tree: Tree, prefix_name: str, name: str, none_is_leaf: bool = False
+) -> Iterator[tuple[str, Any]]:
     """For every leaf of `tree`, the (path, leaf) of `prefix` that stands for it.
 
-    A leaf of `prefix` stands for all leaves below that place in `tree`; containers of `prefix` must have the
-    same keys or length as those of `tree` at their place, else ValueError.
+    A leaf of `prefix`, with none_is_leaf also None, stands for all leaves below that place in `tree`; containers of
+    `prefix` must have the same keys or length as those of `tree` at their place, else ValueError.
     """
     below, below_prefix = _children(tree), _children(prefix)
-    if below_prefix is None:
+    if below_prefix is None or (none_is_leaf and prefix is None):
         for _ in _leaves_of(tree, name):
             yield prefix_name, prefix
         return
@@ -119,12 +121,14 @@ def _broadcast_prefix(prefix: Tree, tree: Tree, prefix_name: str, name: str) -> 
         expected = "one value" if keys is None else f"entries {' '.join(keys) or '(none)'}"
         raise ValueError(
             f"{prefix_name} does not match {name}: expected {expected}, got entries "
-            f"{' '.join(keys_prefix) or '(none)'}; give a scalar, an array of one value per step, or "
-            f"a container of those with the structure of the weights"
+            f"{' '.join(keys_prefix) or '(none)'}; give one value for all, or a container of values with the "
+            f"structure of {name}"
         )
     by_suffix = dict(below_prefix)
     for suffix, subtree in below:
-        yield from _broadcast_prefix(by_suffix[suffix], subtree, prefix_name + suffix, name + suffix)
+        yield from broadcast_prefix(
+            by_suffix[suffix], subtree, prefix_name + suffix, name + suffix, none_is_leaf
+        )
 
 
 def schedule(value: Any, name: str, weights: Tree, num_steps: int) -> Any:
@@ -135,7 +139,7 @@ def schedule(value: Any, name: str, weights: Tree, num_steps: int) -> Any:
     """
     if _children(value) is None:
         return _column(value, name, num_steps)
-    pairs = _broadcast_prefix(value, weights, name, "weights")
+    pairs = broadcast_prefix(value, weights, name, "weights")
     columns = [_column(leaf, path, num_steps) for path, leaf in pairs]
     rows = max((onp.shape(value_of(column))[0] for column in columns), default=1)
     return np.concatenate([column * onp.ones((rows, 1)) for column in columns], axis=1)

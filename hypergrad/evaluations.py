@@ -1,0 +1,248 @@
+"""Evaluations of the outer loop: objective and gradient at a point, averaged over seeds, and kept on record.
+
+To resume is to start again from the top and take the evaluations on record from there, so that whatever the method,
+it comes to the same numbers as without the interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from autograd import value_and_grad
+from numpy.typing import NDArray
+
+from hypergrad.domains import FreeCoordinates
+from hypergrad.exact_rep import FixedPointRangeError
+from hypergrad.recoveries import NonFiniteGradientError
+from hypergrad.tracing import AdjointGrowthError, BackwardTrace
+
+__all__ = ["Evaluations", "Limits", "Stop"]
+
+Vector = NDArray[np.float64]
+
+
+class Limits(NamedTuple):
+    """Where to end: evaluations (each seed counts), seconds, gradient norm, growth of the adjoint (or None)."""
+
+    evaluations: float
+    seconds: float
+    gradient_tolerance: float
+    growth: float | None
+
+
+class Stop(Exception):  # noqa: N818  (no error)
+    """Ends the loop; its argument is the reason."""
+
+
+class Evaluations:
+    """The evaluations of one run of `minimize`, in order, and the rules that end it.
+
+    last: the point that the method has come to.  records: what was found, of each.
+    """
+
+    bar: Any
+
+    def __init__(
+        self,
+        objective: Callable[[Any, int], Any],
+        coordinates: FreeCoordinates,
+        settings: dict[str, Any],
+        checkpoint: str | os.PathLike[str] | None,
+        jobs: int,
+        limits: Limits,
+        callback: Callable[[int, Any, float, Any], Any] | None,
+    ) -> None:
+        self.objective, self.coordinates, self.settings = objective, coordinates, settings
+        self.jobs, self.limits, self.callback = jobs, limits, callback
+        self.last: Vector = np.zeros(0)
+        self.records: list[dict[str, NDArray]] = []
+        self.checkpoint = None if checkpoint is None else _Checkpoint(Path(checkpoint), settings)
+        self.recorded = [] if self.checkpoint is None else self.checkpoint.load()
+
+    def run(
+        self, descend: Callable[[Evaluations, Vector, int], str], start: Vector, num_iterations: int
+    ) -> str:
+        """Descend until a rule ends it; returns the reason."""
+        try:
+            return descend(self, start, num_iterations)
+        except Stop as stop:
+            reason = str(stop)
+        except KeyboardInterrupt:
+            return "interrupted"
+        if ":" in reason:
+            warnings.warn(f"minimize ended after {len(self.records)} evaluations, {reason}", stacklevel=3)
+        return reason
+
+    def evaluate(self, point: Vector, failures_turn_back: bool = False) -> dict[str, NDArray]:
+        """The record of the objective at a point, averaged over seeds; from an earlier call if that made it."""
+        i = len(self.records)
+        if i < len(self.recorded):
+            record = self.recorded[i]
+            if not np.array_equal(record["point"], point):
+                raise ValueError(
+                    f"{self.checkpoint.folder} belongs to another problem: evaluation {i} was at other "
+                    "hyperparameters; use another folder, or delete it"
+                )
+        else:
+            self._check_limits()
+            try:
+                record = self._measure(point, i)
+            except (
+                FixedPointRangeError,
+                NonFiniteGradientError,
+                AdjointGrowthError,
+                _NotFiniteError,
+            ) as error:
+                if i == 0:
+                    raise
+                if not failures_turn_back:
+                    growing = isinstance(error, AdjointGrowthError)
+                    raise Stop(f"{'growing adjoint' if growing else 'training failed'}: {error}") from error
+                record = self._failure(point)
+            if self.checkpoint is not None:
+                self.checkpoint.keep(i, record)
+        self.records.append(record)
+        norm = float(np.linalg.norm(record["gradient"]))
+        self.bar.set_postfix(loss=f"{float(record['loss']):.4g}", gradient=f"{norm:.3g}", refresh=False)
+        if self.callback is not None and i >= len(self.recorded):
+            tree = self.coordinates.from_free(point)
+            self.callback(
+                i, tree, float(record["loss"]), self.coordinates.layout.unflatten(record["gradient"])
+            )
+        if norm <= self.limits.gradient_tolerance and not record["failed"]:
+            raise Stop("gradient_tolerance")
+        return record
+
+    def _check_limits(self) -> None:
+        spent = sum(float(record["seconds"]) for record in self.records)
+        if (len(self.records) + 1) * self.settings["num_seeds"] > self.limits.evaluations:
+            raise Stop("max_evaluations")
+        if self.records and spent >= self.limits.seconds:
+            raise Stop("max_seconds")
+
+    def _measure(self, point: Vector, i: int) -> dict[str, NDArray]:
+        num_seeds, started = self.settings["num_seeds"], time.perf_counter()
+        first = self.settings["seed"] + (i * num_seeds if self.settings["fresh_seeds"] else 0)
+        work = partial(_evaluate_seed, self.objective, self.coordinates, point, self.limits.growth)
+        results = _over_seeds(work, range(first, first + num_seeds), self.jobs)
+        losses, gradients, growth = (np.array(column) for column in zip(*results, strict=True))
+        sem = (lambda x: np.std(x, axis=0, ddof=1) / math.sqrt(num_seeds)) if num_seeds > 1 else np.zeros_like
+        record = {
+            "point": point,
+            "loss": np.mean(losses),
+            "loss_sem": np.max(sem(losses)),
+            "gradient": np.mean(gradients, axis=0),
+            "gradient_sem": np.linalg.norm(sem(gradients)),
+            "growth": np.max(growth),
+            "failed": np.array(False),
+        }
+        for name in ("loss", "gradient"):
+            bad = np.flatnonzero(~np.isfinite(record[name]))
+            if bad.size:
+                where = (
+                    ""
+                    if name == "loss"
+                    else f" with respect to {self.coordinates.layout.locate(int(bad[0]))}"
+                )
+                value = np.ravel(record[name])[bad[0]]
+                raise _NotFiniteError(f"the {name}{where} is {value} at meta-iteration {i}")
+        return record | {"seconds": np.array(time.perf_counter() - started)}
+
+    def _failure(self, point: Vector) -> dict[str, NDArray]:
+        """What tells a line search to turn back: a loss above all others, and no slope."""
+        losses = [float(record["loss"]) for record in self.records]
+        worst = np.array(max(losses) + 10.0 * (1.0 + abs(max(losses))))
+        zero = np.array(0.0)
+        return {
+            "point": point,
+            "loss": worst,
+            "gradient": np.zeros_like(point),
+            "failed": np.array(True),
+            **dict.fromkeys(("loss_sem", "gradient_sem", "growth", "seconds"), zero),
+        }
+
+
+class _NotFiniteError(ArithmeticError):
+    """The objective, or its gradient, is not finite."""
+
+
+def _over_seeds(work: Callable[[int], tuple], seeds: range, jobs: int) -> list[tuple]:
+    if jobs == 1 or len(seeds) == 1:
+        return [work(seed) for seed in seeds]
+    from hypergrad.parallel import ItemFailedError, omap
+
+    try:
+        return omap(work, seeds, jobs=jobs, progress=False)
+    except ItemFailedError as error:
+        raise (error.__cause__ or error) from error
+
+
+def _evaluate_seed(
+    objective: Callable[[Any, int], Any],
+    coordinates: FreeCoordinates,
+    point: Vector,
+    growth_limit: float | None,
+    seed: int,
+) -> tuple[float, Vector, float]:
+    """Loss, gradient in free coordinates, and growth of the adjoint (0 where it is not traced)."""
+
+    def value_and_gradient() -> tuple[Any, Any]:
+        return value_and_grad(lambda free: objective(coordinates.from_free(free), seed))(point)
+
+    if growth_limit is None:
+        loss, gradient = value_and_gradient()
+        return float(loss), gradient, 0.0
+    with BackwardTrace(growth_limit, stop=True) as trace:
+        loss, gradient = value_and_gradient()
+    return float(loss), gradient, float(np.max(trace.growth, initial=0.0))
+
+
+class _Checkpoint:
+    """A folder with the settings and one npz file for each evaluation."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted, path = json.dumps(settings, indent=1), folder / "minimize.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            differing = [name for name in settings if found.get(name) != json.loads(wanted)[name]]
+            if differing:
+                name = differing[0]
+                raise ValueError(
+                    f"{folder} belongs to another problem: its {name} was {found.get(name)}, now it is "
+                    f"{settings[name]}; use another folder, or delete it"
+                )
+        else:
+            _write(path, lambda file: file.write(wanted.encode()))
+
+    def load(self) -> list[dict[str, NDArray]]:
+        """The evaluations on record, in order."""
+        records = []
+        while (path := self._path(len(records))).exists():
+            with np.load(path, allow_pickle=False) as file:
+                records.append({name: file[name] for name in file.files})
+        return records
+
+    def keep(self, i: int, record: dict[str, NDArray]) -> None:
+        """Keep evaluation i; whole or not at all."""
+        _write(self._path(i), lambda file: np.savez(file, **record))
+
+    def _path(self, i: int) -> Path:
+        return self.folder / f"evaluation-{i:06}.npz"
+
+
+def _write(path: Path, write: Callable[[Any], Any]) -> None:
+    partial_path = path.with_name(path.name + ".partial")
+    with partial_path.open("wb") as file:
+        write(file)
+    os.replace(partial_path, path)

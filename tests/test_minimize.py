@@ -1,0 +1,357 @@
+"""The outer loop: methods, domains, averages over seeds, records and resumption, and the rules that end it."""
+
+import json
+import warnings
+
+import autograd.numpy as np
+import numpy as onp
+import pytest
+from autograd import value_and_grad
+from autograd.misc.flatten import flatten
+
+import hypergrad as hg
+from hypergrad import meta_optimizers
+from hypergrad.domains import FreeCoordinates
+from hypergrad.util import RandomState
+
+METHODS = ["gradient", "momentum", "rmsprop", "adam", "lbfgs"]
+START = {
+    "step": 0.1,
+    "decay": onp.array([0.5, 0.9]),
+    "offset": (onp.array([1.0, -2.0, 0.5]), [onp.zeros((2, 2))]),
+}
+TRANSFORMS = {"step": "log", "decay": "logit", "offset": (None, [hg.Interval(-1.0, 3.0)])}
+
+
+def bowl(hypers, seed):
+    """Lowest at step 0.3, decay 0.7, offsets 0.2 and 1; with a little noise in the slope from the seed."""
+    noise = 0.01 * RandomState(seed).randn()
+    return (
+        (np.log(hypers["step"]) - np.log(0.3)) ** 2
+        + np.sum((hypers["decay"] - 0.7) ** 2)
+        + np.sum((hypers["offset"][0] - 0.2) ** 2) * (1.0 + noise)
+        + np.sum((hypers["offset"][1][0] - 1.0) ** 2)
+    )
+
+
+def assert_same(found, expected):
+    onp.testing.assert_array_equal(flatten(found)[0], flatten(expected)[0])
+
+
+def same_history(found, expected):
+    for name in ("loss", "gradient_norm"):
+        onp.testing.assert_array_equal(getattr(found.history, name), getattr(expected.history, name))
+    assert_same(found.history.hypers, expected.history.hypers)
+    assert_same(found.hypers, expected.hypers)
+    assert_same(found.best, expected.best)
+    assert found.reason == expected.reason
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_descends_and_keeps_to_the_domains(method):
+    options = {} if method == "lbfgs" else {"learning_rate": 0.01 if method == "momentum" else 0.05}
+    before = flatten(START)[0].copy()
+    result = hg.minimize(bowl, START, method, 60, transforms=TRANSFORMS, num_seeds=2, **options)
+    assert result.history.loss[-1] < 0.3 * result.history.loss[0]
+    assert onp.all(result.history.hypers["step"] > 0)
+    assert onp.all((result.history.hypers["decay"] > 0) & (result.history.hypers["decay"] < 1))
+    assert onp.all(onp.abs(result.history.hypers["offset"][1][0] - 1.0) < 2.0)
+    assert isinstance(result.hypers["offset"], tuple)
+    assert result.hypers["offset"][1][0].shape == (2, 2)
+    onp.testing.assert_array_equal(flatten(START)[0], before)
+    if method == "lbfgs":
+        assert float(result.hypers["step"]) == pytest.approx(0.3, rel=1e-4)
+        assert result.reason.startswith(("converged", "num_iterations", "gradient_tolerance"))
+
+
+def test_adam_takes_the_steps_of_its_paper():
+    result = hg.minimize(
+        lambda x, seed: np.sum((x - 3.0) ** 2), onp.array([1.0, -2.0]), "adam", 3, learning_rate=0.1
+    )
+    x, m, u = onp.array([1.0, -2.0]), 0.0, 0.0
+    for t in range(1, 4):
+        g = 2 * (x - 3.0)
+        m, u = 0.9 * m + 0.1 * g, 0.999 * u + 0.001 * g**2
+        x = x - 0.1 * (m / (1 - 0.9**t)) / (onp.sqrt(u / (1 - 0.999**t)) + 1e-8)
+    assert result.hypers == pytest.approx(x, rel=1e-12)
+    assert result.history.hypers.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "last"),
+    [
+        (meta_optimizers.Gradient(0.1), [1.0, 0.8, 0.64]),
+        (meta_optimizers.Momentum(0.1, 0.5), [1.0, 0.8, 0.54]),
+        (meta_optimizers.RMSprop(0.1, 0.75, 1e-12), [1.0, 0.8, 0.8 - 0.16 / onp.sqrt(0.75 + 0.64)]),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_other_methods_take_their_steps(method, last):
+    result = hg.minimize(lambda x, seed: x**2, 1.0, method, 2)
+    assert [*result.history.hypers, float(result.hypers)] == pytest.approx(last, rel=1e-9)
+
+
+def test_average_and_standard_errors_are_those_of_the_seeds():
+    result = hg.minimize(
+        bowl, START, "gradient", 2, transforms=TRANSFORMS, num_seeds=4, seed=10, learning_rate=0.1
+    )
+    coordinates = FreeCoordinates(START, TRANSFORMS)
+    free = coordinates.to_free(START)
+    for i in range(2):
+        pairs = [
+            value_and_grad(lambda x, s=s: bowl(coordinates.from_free(x), s))(free)
+            for s in range(10 + 4 * i, 14 + 4 * i)
+        ]
+        losses, gradients = (onp.array(column) for column in zip(*pairs, strict=True))
+        assert result.history.loss[i] == pytest.approx(losses.mean(), rel=1e-14)
+        assert result.history.loss_sem[i] == pytest.approx(losses.std(ddof=1) / 2, rel=1e-9)
+        assert result.history.gradient_norm[i] == pytest.approx(onp.linalg.norm(gradients.mean(0)), rel=1e-12)
+        expected = onp.linalg.norm(gradients.std(axis=0, ddof=1) / 2)
+        assert result.history.gradient_sem[i] == pytest.approx(expected, rel=1e-9)
+        free = free - 0.1 * gradients.mean(axis=0)
+    assert_same(
+        hg.minimize(bowl, START, num_iterations=1, transforms=TRANSFORMS).history.loss_sem or 0.0, 0.0
+    )
+
+
+def test_seeds_are_fresh_or_the_same():
+    def asked(**options):
+        seeds = []
+
+        def objective(x, seed):
+            seeds.append(seed)
+            return x**2
+
+        hg.minimize(objective, 1.0, num_iterations=3, num_seeds=2, seed=5, **options)
+        return seeds
+
+    assert asked() == [5, 6, 7, 8, 9, 10]
+    assert asked(fresh_seeds=False) == [5, 6] * 3
+    assert set(asked(method="lbfgs")) == {5, 6}
+
+
+def test_processes_come_to_the_same_numbers():
+    one, two = (
+        hg.minimize(bowl, START, num_iterations=3, transforms=TRANSFORMS, num_seeds=3, jobs=jobs)
+        for jobs in (1, 2)
+    )
+    same_history(two, one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", [1, 5])
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, method, when):
+    whole = hg.minimize(bowl, START, method, 8, transforms=TRANSFORMS, num_seeds=2)
+    calls, seen = [], []
+
+    def interrupted(hypers, seed):
+        calls.append(seed)
+        if len(calls) == 2 * when + 1:
+            raise KeyboardInterrupt
+        return bowl(hypers, seed)
+
+    def run(objective):
+        return hg.minimize(
+            objective,
+            START,
+            method,
+            8,
+            transforms=TRANSFORMS,
+            num_seeds=2,
+            checkpoint=tmp_path,
+            callback=lambda i, *_: seen.append(i),
+        )
+
+    first = run(interrupted)
+    assert first.reason == "interrupted"
+    assert len(first.history.loss) == when
+    onp.testing.assert_array_equal(first.history.loss, whole.history.loss[:when])
+    same_history(run(bowl), whole)
+    assert seen == list(range(len(whole.history.loss))), "the callback is called once for each evaluation"
+    same_history(run(lambda *_: pytest.fail("everything is on record")), whole)
+
+
+def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
+    def run(n, folder):
+        return hg.minimize(bowl, START, "adam", n, transforms=TRANSFORMS, checkpoint=folder)
+
+    run(3, tmp_path / "a")
+    same_history(run(6, tmp_path / "a"), run(6, tmp_path / "b"))
+
+
+def test_checkpoint_of_another_problem_is_refused(tmp_path):
+    hg.minimize(bowl, START, num_iterations=2, transforms=TRANSFORMS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="its seed was 0, now it is 1"):
+        hg.minimize(bowl, START, num_iterations=2, transforms=TRANSFORMS, checkpoint=tmp_path, seed=1)
+    with pytest.raises(ValueError, match="its options was"):
+        hg.minimize(
+            bowl, START, num_iterations=2, transforms=TRANSFORMS, checkpoint=tmp_path, learning_rate=0.5
+        )
+    with pytest.raises(ValueError, match="evaluation 0 was at other hyperparameters"):
+        hg.minimize(
+            bowl, {**START, "step": 0.2}, num_iterations=2, transforms=TRANSFORMS, checkpoint=tmp_path
+        )
+    assert json.loads((tmp_path / "minimize.json").read_text())["method"] == "adam"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_limits_end_the_run():
+    def run(**limits):
+        return hg.minimize(lambda x, seed: x**2, 1.0, "gradient", 50, num_seeds=2, **limits)
+
+    result = run(max_evaluations=7)
+    assert (result.reason, len(result.history.loss)) == ("max_evaluations", 3)
+    assert float(result.hypers) == pytest.approx(0.8**3)
+    result = run(max_seconds=0.0)
+    assert (result.reason, len(result.history.loss)) == ("max_seconds", 1)
+    result = run(gradient_tolerance=0.5)
+    assert result.reason == "gradient_tolerance"
+    assert result.history.gradient_norm[-1] <= 0.5 < result.history.gradient_norm[-2]
+    assert run().reason == "num_iterations"
+    assert hg.minimize(lambda x, seed: x**2, 1.0, num_iterations=0).history.loss.shape == (0,)
+
+
+def training(hypers, seed):
+    """A step size on a loss on which descent is chaotic for large ones."""
+
+    def loss(w, theta, t):
+        return np.sum(np.cos(3.0 * w)) + 0.05 * np.sum(w**2)
+
+    rule = hg.Momentum(hypers["step"], 0.5)
+    weights = hg.train(loss, RandomState(seed).randn(4), rule, 30)
+    return np.mean((weights - 40.0) ** 2) / 1e3
+
+
+def test_growing_adjoint_ends_the_run_and_keeps_what_was_done():
+    start = {"step": 0.05}
+    with pytest.warns(UserWarning, match="minimize ended after .* growing adjoint"):
+        result = hg.minimize(
+            lambda h, seed: training(h, seed) - 10.0 * np.log(h["step"]),
+            start,
+            "gradient",
+            40,
+            transforms="log",
+            growth_limit=30.0,
+            learning_rate=0.02,
+        )
+    assert result.reason.startswith("growing adjoint: going back from iteration 30")
+    assert 0 < len(result.history.loss) < 40
+    assert onp.all(result.history.growth <= 30.0)
+    assert result.history.growth.shape == result.history.loss.shape
+    assert hg.minimize(training, start, num_iterations=1, transforms="log").history.growth is None
+
+
+def test_training_that_fails_ends_the_run_and_says_why():
+    def objective(h, seed):
+        if float(getattr(h, "_value", h)) > 1.25:
+            raise hg.NonFiniteGradientError("the gradient is nan at iteration 3")
+        return -h
+
+    with pytest.warns(UserWarning, match="ended after 3 evaluations, training failed: the gradient is nan"):
+        result = hg.minimize(objective, 1.0, "gradient", 10, learning_rate=0.1)
+    assert result.history.loss == pytest.approx([-1.0, -1.1, -1.2])
+    with pytest.raises(hg.NonFiniteGradientError):
+        hg.minimize(objective, 2.0, "gradient", 10)
+
+
+def test_line_search_turns_back_from_training_that_fails():
+    def objective(h, seed):
+        if float(getattr(h, "_value", h)) > 2.0:
+            raise hg.FixedPointRangeError("out of range", 0)
+        return 100.0 * (h - 1.9) ** 2
+
+    result = hg.minimize(objective, 0.0, "lbfgs", 30)
+    assert float(result.best) == pytest.approx(1.9, abs=1e-3)
+
+
+def test_what_is_not_finite_is_named():
+    def objective(h, seed):
+        return np.sum(h["a"]) + (np.sqrt(h["b"][1]) if seed else 0.0)
+
+    with (
+        pytest.warns(
+            UserWarning, match=r"gradient with respect to hypers\['b'\]\[1\] is inf at meta-iteration 1"
+        ),
+        onp.errstate(all="ignore"),
+    ):
+        hg.minimize(objective, {"a": onp.ones(2), "b": onp.array([1.0, 0.0])}, "gradient", 5)
+    with pytest.raises(ArithmeticError, match="the loss is nan at meta-iteration 0"):
+        hg.minimize(lambda h, seed: h * onp.nan, 1.0)
+
+
+def test_callback_sees_hyperparameters_in_their_own_coordinates():
+    seen = []
+    hg.minimize(
+        bowl,
+        START,
+        "gradient",
+        2,
+        transforms=TRANSFORMS,
+        callback=lambda i, hypers, loss, gradient: seen.append((i, hypers, loss, gradient)),
+    )
+    assert [i for i, *_ in seen] == [0, 1]
+    assert flatten(seen[0][1])[0] == pytest.approx(flatten(START)[0])
+    assert seen[0][2] == pytest.approx(float(bowl(START, 0)))
+    assert float(seen[0][3]["step"]) == pytest.approx(2 * (onp.log(0.1) - onp.log(0.3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"hypers": {**START, "step": 0.0}}, r"hypers\['step'\] must be between 0 and inf.*got 0"),
+        ({"hypers": {**START, "decay": onp.array([0.5, 1.0])}}, r"got 1 at hypers\['decay'\]\[1\]"),
+        ({"method": "newton"}, "method must be one of gradient, momentum, rmsprop, adam, lbfgs"),
+        ({"momentum": 0.9}, "adam has no option momentum; it has learning_rate, beta1, beta2, eps"),
+        ({"learning_rate": -1.0}, "learning_rate of Adam must be above 0"),
+        ({"beta1": 1.0}, "beta1 of Adam must be above 0 and below 1"),
+        ({"num_seeds": 0}, "num_seeds must be 1 or more"),
+        ({"num_iterations": -1}, "num_iterations must be 0 or more"),
+        ({"transforms": {"step": "log"}}, "transforms does not match hypers"),
+    ],
+)
+def test_bad_arguments_are_refused(change, match):
+    arguments = {"hypers": START, "transforms": TRANSFORMS, "num_iterations": 1} | change
+    with pytest.raises(ValueError, match=match):
+        hg.minimize(bowl, **arguments)
+
+
+def test_other_transforms_and_intervals_are_refused():
+    with pytest.raises(TypeError, match=r"transforms\['step'\] must be 'log', 'logit', an Interval or None"):
+        hg.minimize(bowl, START, transforms={**TRANSFORMS, "step": "exp"})
+    with pytest.raises(ValueError, match="low < high, got 2 and 1"):
+        hg.Interval(2, 1)
+
+
+def test_transforms_are_inverse_to_each_other():
+    coordinates = FreeCoordinates(START, TRANSFORMS)
+    free = coordinates.to_free(START)
+    assert flatten(coordinates.from_free(free))[0] == pytest.approx(flatten(START)[0], rel=1e-12)
+    assert free[list(coordinates.layout.paths).index("hypers['step']")] == pytest.approx(onp.log(0.1))
+
+
+def test_learns_a_schedule_through_training():
+    """Step size and decay of every step, positive throughout, over fresh seeds."""
+
+    def objective(h, seed):
+        rng = RandomState(seed)
+        scales = onp.array([1.0, 4.0, 9.0])
+        weights = hg.train(
+            lambda w, theta, t: np.sum(scales * w**2), rng.randn(3), hg.Momentum(h["step"], h["decay"]), 10
+        )
+        return np.sum(scales * weights**2)
+
+    start = {"step": onp.full(10, 0.02), "decay": onp.full(10, 0.5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = hg.minimize(
+            objective,
+            start,
+            "adam",
+            40,
+            transforms={"step": "log", "decay": "logit"},
+            num_seeds=3,
+            learning_rate=0.1,
+            growth_limit=30.0,
+        )
+    assert result.history.loss[-5:].mean() < 0.1 * result.history.loss[:5].mean()
+    assert onp.all(result.hypers["step"] > 0)
