@@ -331,6 +331,37 @@ ROWS = [
             f"({100 * r['precision_own_loss_at_count'].mean():.1f} %)"
         ),
     ),
+    Row(
+        "Recoveries at 10,000 steps, peak memory: stored, checkpointed, reversible",
+        "–",
+        "recovery_frontier",
+        lambda r: (
+            numbers(
+                [r[f"{k}_peak_bytes"][-1] / 1e6 for k in ("stored", "checkpointed", "reversible")], "{:,.1f}"
+            )
+            + " MB"
+        ),
+    ),
+    Row(
+        "Recoveries at 10,000 steps, time of a hypergradient, in trainings without: the same three",
+        "–",
+        "recovery_frontier",
+        lambda r: numbers([r[f"{k}_time"][-1] for k in ("stored", "checkpointed", "reversible")], "{:.1f}"),
+    ),
+    Row(
+        "Recoveries at 1,000 steps, error in step sizes' gradient: last fifth, straight line, float64 reversal",
+        "–",
+        "recovery_frontier",
+        lambda r: numbers(
+            [r[f"{k}_error_log_step_sizes"][4] for k in ("truncated", "interpolated", "float64")], "{:.2g}"
+        ),
+    ),
+    Row(
+        "Figure 10, traced: of step sizes warned of, share where gradients mislead; of the others, where they hold",
+        "–",
+        "adjoint_growth",
+        lambda r: f"{100 * r['warned_rightly']:.0f} %, {100 * r['passed_rightly']:.0f} %",
+    ),
 ]
 
 
