@@ -6,6 +6,7 @@ those that matches the weights or a prefix of them (one value per layer, say).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -51,8 +52,32 @@ class Rule(Protocol):
         """
 
 
+class VelocityRule(Rule, Protocol):
+    """What the rules with a velocity share: how finely it is kept."""
+
+    max_velocity: float | None
+
+    def __post_init__(self) -> None:
+        if self.max_velocity is not None and not 2.0**-20 < self.max_velocity < 2048.0:
+            raise ValueError(
+                f"max_velocity must be above 2**-20 and below 2048, or None, got {self.max_velocity!r}"
+            )
+
+    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
+        """As many as leave room for max_velocity."""
+        if self.max_velocity is None:
+            return {}
+        return dict.fromkeys(self.states, 63 - (math.floor(math.log2(self.max_velocity)) + 1))
+
+    def advice(self, state: str) -> str:
+        """To make room, where there is less than by default."""
+        if self.max_velocity is not None and state in self.states:
+            return f"set max_velocity, here {self.max_velocity:g}, to more than the velocity will reach"
+        return super().advice(state)
+
+
 @dataclass(frozen=True)
-class Momentum(Rule):
+class Momentum(VelocityRule):
     """Stochastic gradient descent with momentum, in the convention of the paper (with 1 - decay).
 
         v <- decay * v - (1 - decay) * g;    w <- w + step_size * v
@@ -60,6 +85,8 @@ class Momentum(Rule):
     step_size: alpha, in units of weights per unit of gradient.
     decay: gamma, 2**-25 < gamma, applied as the nearest multiple of 2**-24; at 1 the velocity never changes.
     velocity: the initial v, a tree like the weights; zero by default.
+    max_velocity: how large an entry of v may become, below 2048, the default.  Multiplying leaves digits of the
+        buffer in the low bits of v, noise of max_velocity * 2**-39: with 32, a 64th of that of the default.
 
     Algorithm 1 as printed moves by the old velocity; Algorithm 2 and the 2015 package use the new one, and so
     do we.  Source: Maclaurin et al. 2015, Algorithm 1.
@@ -68,6 +95,7 @@ class Momentum(Rule):
     step_size: Any
     decay: Any
     velocity: Any = None
+    max_velocity: float | None = None
 
     states: ClassVar[Mapping[str, str]] = {"v": "velocity"}
     program: ClassVar[Program] = (
@@ -91,14 +119,14 @@ class Momentum(Rule):
 
 
 @dataclass(frozen=True)
-class HeavyBall(Rule):
+class HeavyBall(VelocityRule):
     """Stochastic gradient descent with momentum, in the convention of today's libraries (no 1 - momentum).
 
         v <- momentum * v + g;    w <- w - step_size * v
 
     The same as `Momentum` with step size step_size / (1 - momentum), as long as neither changes over time.
 
-    step_size, velocity: as for `Momentum`.
+    step_size, velocity, max_velocity: as for `Momentum`.
     momentum: mu, 2**-25 < mu, applied as the nearest multiple of 2**-24.
 
     Source: Polyak 1964; `momentum` of torch.optim.SGD, decay of optax.trace.
@@ -107,6 +135,7 @@ class HeavyBall(Rule):
     step_size: Any
     momentum: Any
     velocity: Any = None
+    max_velocity: float | None = None
 
     states: ClassVar[Mapping[str, str]] = {"v": "velocity"}
     program: ClassVar[Program] = (
@@ -129,7 +158,7 @@ class HeavyBall(Rule):
 
 
 @dataclass(frozen=True)
-class Nesterov(Rule):
+class Nesterov(VelocityRule):
     """Stochastic gradient descent with Nesterov's momentum, by way of a state that holds the last gradient.
 
         q <- leak * q + g;    v <- momentum * v + g;    w <- w - step_size * (q + momentum * v)
@@ -141,7 +170,7 @@ class Nesterov(Rule):
     means to solve w + step_size * g(w) = ... for w.  What a gradient step forgets must be kept instead: q does,
     and its decay by `leak` moves log2(1 / leak) bits per weight and step into the buffer.
 
-    step_size, momentum, velocity: as for `HeavyBall`.
+    step_size, momentum, velocity: as for `HeavyBall`.  max_velocity: as for `Momentum`, for q as well.
     leak: the share of the last but one gradient in q, 2**-25 < leak.  At the default, 2**-24, the update is
         the standard one but for 6e-8 of the last gradient, and takes 24 bits per weight and step (a stored
         copy: 64), besides those of the momentum.  At 2**-10 it is off by 0.1 % of the last gradient, for 10 bits.
@@ -153,6 +182,7 @@ class Nesterov(Rule):
     momentum: Any
     velocity: Any = None
     leak: Any = LEAK
+    max_velocity: float | None = None
 
     states: ClassVar[Mapping[str, str]] = {"q": "last gradient", "v": "velocity"}
     program: ClassVar[Program] = (

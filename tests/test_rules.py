@@ -103,7 +103,7 @@ def make_hypers(kind, problem, seed=1):
         "first_moment": problem.velocity,
         "second_moment": as_tree([0.1 + rng.rand(*leaf.shape) for leaf in leaves(problem.weights)]),
     }
-    fields = {field.name for field in dataclasses.fields(kind)} - {"max_gradient"}
+    fields = {field.name for field in dataclasses.fields(kind)} - {"max_gradient", "max_velocity"}
     return {name: hypers[name] for name in sorted(fields | {"weights", "theta"})}
 
 
@@ -398,3 +398,40 @@ def test_a_gradient_beyond_the_range_of_the_moments_says_what_to_set():
 def test_max_gradient_must_be_positive():
     with pytest.raises(ValueError, match="max_gradient must be a number above 0, or None, got -1"):
         Adam(0.01, max_gradient=-1.0)
+
+
+@pytest.mark.parametrize("kind", [hg.Momentum, HeavyBall, Nesterov])
+def test_a_smaller_range_of_the_velocity_leaves_less_noise(problem, kind):
+    """With room for 8 instead of 2048, the difference to the float loop is at least 20 times smaller."""
+
+    def final(max_velocity):
+        rule = kind(0.01, 0.9, max_velocity=max_velocity)
+        return flatten(hg.train(problem.loss, problem.weights, rule, T, problem.theta))[0]
+
+    finest, coarse, fine = (final(room) for room in (4.0, None, 8.0))
+    assert onp.max(onp.abs(fine - finest)) < onp.max(onp.abs(coarse - finest)) / 20
+    assert onp.max(onp.abs(coarse - finest)) < 1e-6
+
+
+def test_velocity_out_of_its_range_is_named(problem):
+    rule = hg.Momentum(0.1, 0.9, max_velocity=0.25)
+    with pytest.raises(
+        hg.FixedPointRangeError, match=r"velocity.* at iteration \d+.*max_velocity, here 0.25"
+    ):
+        hg.train(lambda w, theta, t: 5.0 * np.sum(w**2), onp.full(3, 2.0), rule, 5)
+    with pytest.raises(ValueError, match=r"max_velocity must be above .* and below 2048, or None, got 4096"):
+        hg.Momentum(0.1, 0.9, max_velocity=4096)
+
+
+@pytest.mark.parametrize("recovery", [hg.Reversible(), hg.Checkpointed(), hg.FloatReversal()], ids=repr)
+def test_hypergradients_agree_at_another_radix(problem, recovery):
+    def objective(h, how, room):
+        rule = hg.Momentum(h["step"], h["decay"], max_velocity=room)
+        return problem.objective(
+            hg.train(problem.loss, problem.weights, rule, 20, problem.theta, recovery=how)
+        )
+
+    hypers = {"step": 0.1, "decay": 0.5}
+    found = grad(lambda h: objective(h, recovery, 16.0))(hypers)
+    expected = grad(lambda h: objective(h, hg.Stored(), None))(hypers)
+    assert relative_error(found, expected) < 1e-6
