@@ -349,11 +349,11 @@ ROWS = [
         lambda r: numbers([r[f"{k}_time"][-1] for k in ("stored", "checkpointed", "reversible")], "{:.1f}"),
     ),
     Row(
-        "Recoveries at 1,000 steps, error in step sizes' gradient: last fifth, straight line, float64 reversal",
+        "Recoveries at 300 steps, error in step sizes' gradient: last fifth, straight line, float64 reversal",
         "–",
         "recovery_frontier",
         lambda r: numbers(
-            [r[f"{k}_error_log_step_sizes"][4] for k in ("truncated", "interpolated", "float64")], "{:.2g}"
+            [r[f"{k}_error_log_step_sizes"][3] for k in ("truncated", "interpolated", "float64")], "{:.2g}"
         ),
     ),
     Row(
