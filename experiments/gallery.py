@@ -140,6 +140,20 @@ PICTURES = [
         "**Beyond the paper: influence.** One backward pass gives the influence of each of 10,000 training "
         "examples on the validation loss. One label in ten is wrong; those examples harm most.",
     ),
+    Picture(
+        "recovery_frontier",
+        "recovery_frontier",
+        "**Beyond the paper: recoveries.** Error, peak memory and time of a hypergradient over 10 to "
+        "10,000 steps, by every way to get the trajectory back. Solid: the same to the last bit; dashed: "
+        "approximations, and reversal in floats, which fails after a few hundred steps.",
+    ),
+    Picture(
+        "adjoint_growth",
+        "adjoint_growth",
+        "**Beyond the paper: does a gradient mean anything?** Figure 10 again, with a trace of the backward "
+        "pass. Red: the adjoint grew more than 30-fold, and the trace warned. Right: by how much gradients "
+        "fail to predict the loss at a step size 0.2 % larger.",
+    ),
 ]
 
 
