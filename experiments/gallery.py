@@ -1,4 +1,4 @@
-"""README's gallery and its table of numbers, made from the committed results: `python -m experiments.gallery`."""
+"""README's gallery and its tables, made from the committed results: `python -m experiments.gallery`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.readme import costs
 from experiments.common import RESULTS, Record, load_arrays
 
 LINE_LENGTH = 116
@@ -407,8 +408,8 @@ def table() -> str:
 
 
 def updated(text: str) -> str:
-    """Return a text with both parts, between their marks, made anew."""
-    for name, part in (("gallery", gallery()), ("numbers", table())):
+    """Return a text with all parts, between their marks, made anew."""
+    for name, part in (("gallery", gallery()), ("numbers", table()), ("costs", costs())):
         start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         before, rest = text.split(start)
         after = rest.split(end)[1]
