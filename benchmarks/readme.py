@@ -170,7 +170,7 @@ def costs() -> str:
 {cost()}
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, 8 GB at
-most):
+most; "failed": it ended by itself, on an allocation that was refused):
 
 {peers()}
 
@@ -179,7 +179,7 @@ Python between operations and fuses what lies between matrix products; ours runs
 
 ![peers](benchmarks/results/peers.png)
 
-*Scale* (`python -m benchmarks scale`):
+*Scale* (`python -m benchmarks scale`; times with other work going on from the second run on):
 
 {scale()}
 
