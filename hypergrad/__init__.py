@@ -12,7 +12,14 @@ from hypergrad.checkpoints import Checkpointed, Truncated
 from hypergrad.domains import Interval
 from hypergrad.exact_rep import BitStore, ExactRep, FixedPointRangeError
 from hypergrad.outer_loop import History, MinimizeResult, minimize
-from hypergrad.recoveries import Certificate, NonFiniteGradientError, ReversalError, Reversible, Stored
+from hypergrad.recoveries import (
+    Certificate,
+    CoefficientRangeError,
+    NonFiniteGradientError,
+    ReversalError,
+    Reversible,
+    Stored,
+)
 from hypergrad.reversible import BackwardStep, Step, Trained, train
 from hypergrad.rules import HeavyBall, Momentum, Nesterov
 from hypergrad.tracing import AdjointGrowthError, AdjointGrowthWarning, BackwardTrace
@@ -28,6 +35,7 @@ __all__ = [
     "BitStore",
     "Certificate",
     "Checkpointed",
+    "CoefficientRangeError",
     "ExactRep",
     "FixedPointRangeError",
     "FloatReversal",

@@ -18,12 +18,12 @@ from hypergrad.trees import Layout
 
 __all__ = ["HypergradientCheck", "HypergradientError", "LeafCheck", "check_hypergradient"]
 
-STEPS = tuple(2.0**-k for k in (6, 8, 10, 12, 14, 16))  # multiples of the decays' lattice, 2**-24
+STEPS = tuple(2.0**-k for k in (4, 6, 8, 10, 12, 14, 16))  # multiples of the decays' lattice, 2**-24
 TINY = 2.0**-36  # moves no decay off its multiple of 2**-24, but every other hyperparameter
-NUM_NEAR = 4  # points at that distance, to see how noisy the objective is
-LEAST_ON_LATTICE = (
-    2.0**-12
-)  # with steps from here on, rounding a decay to its lattice is an error below 2**-13
+NUM_NEAR = 10  # points from which the noise of the objective is estimated
+NEGLIGIBLE = (
+    1e-5  # share of the objective: a derivative not known better than this, nor larger, is as good as 0
+)
 Vector = NDArray[np.float64]
 
 
@@ -95,22 +95,25 @@ def check_hypergradient(
     """Compare the hypergradient of f with finite differences, leaf by leaf.
 
     Each leaf is moved along random directions of entries +-1, by +-step for every step.  Central differences are
-    extrapolated to step 0, from the two steps where that is least uncertain.
+    extrapolated to step 0, from the two steps where that is least uncertain.  How uncertain that is depends on the
+    noise of f along the direction, estimated from how far f is off a parabola.  For a decay it is mostly that of
+    the lattice: decays are applied as multiples of 2**-24, so that f is a staircase.
 
     f(hypers): a float, differentiable by autograd; the same for the same hypers.
     hypers: a tree of float arrays, or one array.
     gradient: the hypergradient to check, a tree like hypers; that of autograd by default.
-    directions: how many for each leaf.  steps: the steps, in units of the hyperparameter; where the objective is a
-        step function of a leaf, as of decays, which are applied as multiples of 2**-24, only those of at least
-        2**-12 count.  A step at which f raises ValueError or ArithmeticError is left out.
+    directions: how many for each leaf.  steps: the steps, in units of the hyperparameter.  A step at which f raises
+        ValueError or ArithmeticError is left out.
     rtol: the error allowed, relative to the derivative along the direction, besides twice the uncertainty.
     seed: of the directions.
 
-    Returns the comparison.  Leaves are "unclear" where the uncertainty is more than a tenth of the derivative, as
-    on the chaotic side of figure 10; look at `passed`.
+    Returns the comparison.  Leaves are "unclear" where the uncertainty is more than a tenth of the derivative (and
+    of 1e-5 of f itself): on the chaotic side of figure 10, or where steps are too small for the lattice of decays.
+    They raise nothing; look at `passed`.
     Raises HypergradientError (an AssertionError), with a table, where a leaf is wrong; ValueError where f is not
     the same when called again, or not finite, and for fewer than two steps.
-    Calls f 2 * len(steps) + 2 times for each direction and leaf, and 6 times besides.
+    Calls f 2 * len(steps) + 12 times for each direction and leaf, a few times more for decays very close to 1, and
+    twice besides.
     """
     if len(steps) < 2 or not all(step > 0 for step in steps):
         raise ValueError(f"steps must be two or more numbers above 0, got {steps!r}")
@@ -135,9 +138,7 @@ def check_hypergradient(
             "numbers by the iteration"
         )
     random = np.random.default_rng(seed)
-    near = [point + TINY * random.choice([-1.0, 1.0], layout.size) for _ in range(NUM_NEAR)]
-    noise = max(abs(float(objective(x)) - value) for x in near)
-    compare = _Comparison(objective, point, slope, sorted(steps, reverse=True), rtol, value, noise)
+    compare = _Comparison(objective, point, slope, sorted(steps, reverse=True), rtol, value, random)
     leaves = []
     for name, part in zip(layout.paths, layout.slices, strict=True):
         checks = []
@@ -162,29 +163,56 @@ class _Comparison(NamedTuple):
     steps: Sequence[float]
     rtol: float
     value: float
-    noise: float  # of the value: multiplying leaves digits of the buffer in the velocity, a few 1e-9 a step
+    random: np.random.Generator
 
     def __call__(self, direction: Vector, name: str) -> LeafCheck:
         analytic = float(self.slope @ direction)
-        on_lattice = analytic != 0.0 and self._difference(direction, TINY) == 0.0
-        steps = [step for step in self.steps if step >= LEAST_ON_LATTICE] if on_lattice else self.steps
-        differences = [(step, self._difference(direction, step)) for step in steps]
-        found = _extrapolations(differences, self.noise)
-        numeric, uncertainty, step = min(found, key=lambda triple: triple[1])
-        if not uncertainty <= max(0.1 * abs(numeric), 1e-3 * abs(self.value)):
+        differences = [(step, self._difference(direction, step)) for step in self.steps]
+        moves = any(difference != 0.0 for _, difference in differences)
+        on_lattice = moves and self._difference(direction, TINY) == 0.0
+        noise = self._noise(direction) if moves else self._noise_of_a_stair(direction)
+        numeric, uncertainty, step = min(_extrapolations(differences, noise), key=lambda triple: triple[1])
+        largest = max(abs(analytic), abs(numeric))
+        if not uncertainty <= max(0.1 * abs(numeric), NEGLIGIBLE * abs(self.value)):
             verdict = "unclear"
-        elif abs(analytic - numeric) <= self.rtol * max(abs(analytic), abs(numeric)) + 2 * uncertainty:
+        elif abs(analytic - numeric) <= self.rtol * largest + 2 * uncertainty:
             verdict = "right"
         else:
             verdict = "wrong"
         return LeafCheck(name, analytic, numeric, uncertainty, step, on_lattice, verdict)
 
+    def _noise_of_a_stair(self, direction: Vector) -> float:
+        """Where nothing moves at the steps asked for: infinite if these are within a stair of the lattice, else 0."""
+        further_off = (abs(self._difference(direction, step)) for step in STEPS)
+        return math.inf if any(difference > 0.0 for difference in further_off) else 0.0  # NaN is not above 0
+
     def _difference(self, direction: Vector, step: float) -> float:
+        return (self._at(direction, step) - self._at(direction, -step)) / (2 * step)
+
+    def _at(self, direction: Vector, shift: float) -> float:
         try:
-            ends = [float(self.objective(self.point + sign * step * direction)) for sign in (1.0, -1.0)]
+            return float(self.objective(self.point + shift * direction))
         except (ValueError, ArithmeticError):  # out of a hyperparameter's domain, or of that of training
             return math.nan
-        return (ends[0] - ends[1]) / (2 * step)
+
+    def _noise(self, direction: Vector) -> float:
+        """How far the objective may be off a smooth function: off a parabola, in the nearest window that tells.
+
+        There are two sources.  Multiplying leaves digits of the buffer in the velocity, a few 1e-9 a step; and
+        decays go from multiple to multiple of 2**-24.  A window of a stair or two does not tell: there, the
+        objective takes few values only.
+        """
+        for window in reversed(self.steps):
+            shifts = self.random.uniform(-1.0, 1.0, NUM_NEAR)
+            values = np.array([self._at(direction, window * shift) for shift in shifts])
+            if not np.all(np.isfinite(values)):
+                break
+            if len(set(values)) > NUM_NEAR // 2:
+                parabola = np.polynomial.Polynomial.fit(shifts, values, 2)
+                off = np.abs(values - parabola(shifts))
+                spread = math.sqrt(3 * np.sum(off**2) / (NUM_NEAR - 3))  # half the width, if spread evenly
+                return max(spread, float(np.max(off)))
+        return math.inf
 
 
 def _extrapolations(

@@ -25,9 +25,13 @@ Vector = NDArray[onp.float64]
 class Domain:
     """An open interval low < x < high, and a map of all numbers onto it.
 
+    name: what records call it.
     to_free(x), from_free(y): element by element, inverse to each other; from_free is written with autograd.numpy.
+        However far y is, from_free(y) stays inside: where floats would come to an end of the interval, or of
+        their own range, it gives the last number before, with a derivative of 0.
     """
 
+    name: str
     low: float
     high: float
     to_free: Callable[[Any], Any]
@@ -41,13 +45,19 @@ def Interval(low: float, high: float) -> Domain:  # noqa: N802  (it makes a Doma
     """
     if not (onp.isfinite(low) and onp.isfinite(high) and low < high):
         raise ValueError(f"an interval needs finite low < high, got {low} and {high}")
-    width = high - low
-    return Domain(low, high, lambda x: logit((x - low) / width), lambda y: low + width * logistic(y))
+    width, first, last = high - low, onp.nextafter(low, high), onp.nextafter(high, low)
+    return Domain(
+        f"Interval({float(low)}, {float(high)})",
+        low,
+        high,
+        lambda x: logit((x - low) / width),
+        lambda y: np.clip(low + width * logistic(y), first, last),
+    )
 
 
 NAMED = {
-    None: Domain(-onp.inf, onp.inf, lambda x: x, lambda y: y),
-    "log": Domain(0.0, onp.inf, onp.log, np.exp),
+    None: Domain("None", -onp.inf, onp.inf, lambda x: x, lambda y: y),
+    "log": Domain("log", 0.0, onp.inf, onp.log, lambda y: np.exp(np.clip(y, -700.0, 700.0))),
     "logit": Interval(0.0, 1.0),
 }
 

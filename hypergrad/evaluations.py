@@ -6,6 +6,7 @@ it comes to the same numbers as without the interruption.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from hypergrad.domains import FreeCoordinates
 from hypergrad.exact_rep import FixedPointRangeError
-from hypergrad.recoveries import NonFiniteGradientError
+from hypergrad.recoveries import CoefficientRangeError, NonFiniteGradientError
 from hypergrad.tracing import AdjointGrowthError, BackwardTrace
 
 __all__ = ["Evaluations", "Limits", "Stop"]
@@ -41,6 +42,19 @@ class Limits(NamedTuple):
 
 class Stop(Exception):  # noqa: N818  (no error)
     """Ends the loop; its argument is the reason."""
+
+
+class _NotFiniteError(ArithmeticError):
+    """The objective, or its gradient, is not finite."""
+
+
+FAILURES = (  # what hyperparameters that are in their domains may still lead to
+    FixedPointRangeError,
+    CoefficientRangeError,
+    NonFiniteGradientError,
+    AdjointGrowthError,
+    _NotFiniteError,
+)
 
 
 class Evaluations:
@@ -87,27 +101,21 @@ class Evaluations:
         i = len(self.records)
         if i < len(self.recorded):
             record = self.recorded[i]
-            if not np.array_equal(record["point"], point):
-                raise ValueError(
-                    f"{self.checkpoint.folder} belongs to another problem: evaluation {i} was at other "
-                    "hyperparameters; use another folder, or delete it"
-                )
+            self._check_record(record["point"], point, i)
         else:
             self._check_limits()
+            started = time.perf_counter()
             try:
                 record = self._measure(point, i)
-            except (
-                FixedPointRangeError,
-                NonFiniteGradientError,
-                AdjointGrowthError,
-                _NotFiniteError,
-            ) as error:
+            except FAILURES as error:
                 if i == 0:
                     raise
                 if not failures_turn_back:
+                    self.last = self.records[-1]["point"]  # where training worked
                     growing = isinstance(error, AdjointGrowthError)
                     raise Stop(f"{'growing adjoint' if growing else 'training failed'}: {error}") from error
                 record = self._failure(point)
+            record["seconds"] = np.array(time.perf_counter() - started)
             if self.checkpoint is not None:
                 self.checkpoint.keep(i, record)
         self.records.append(record)
@@ -122,6 +130,16 @@ class Evaluations:
             raise Stop("gradient_tolerance")
         return record
 
+    def _check_record(self, recorded: Vector, point: Vector, i: int) -> None:
+        if np.array_equal(recorded, point):
+            return
+        where = self.coordinates.layout.locate(int(np.argmax(recorded != point)))
+        why = "it started elsewhere" if i == 0 else "its objective, method or library versions were others"
+        raise ValueError(
+            f"{self.checkpoint.folder} belongs to another problem: evaluation {i} was at another value of {where} "
+            f"({why}); use another folder, or delete it"
+        )
+
     def _check_limits(self) -> None:
         spent = sum(float(record["seconds"]) for record in self.records)
         if (len(self.records) + 1) * self.settings["num_seeds"] > self.limits.evaluations:
@@ -130,13 +148,13 @@ class Evaluations:
             raise Stop("max_seconds")
 
     def _measure(self, point: Vector, i: int) -> dict[str, NDArray]:
-        num_seeds, started = self.settings["num_seeds"], time.perf_counter()
+        num_seeds = self.settings["num_seeds"]
         first = self.settings["seed"] + (i * num_seeds if self.settings["fresh_seeds"] else 0)
-        work = partial(_evaluate_seed, self.objective, self.coordinates, point, self.limits.growth)
-        results = _over_seeds(work, range(first, first + num_seeds), self.jobs)
+        work = partial(_evaluate_seed, self.objective, self.coordinates, self.limits.growth)
+        results = _over_seeds(work, [(point, i, seed) for seed in range(first, first + num_seeds)], self.jobs)
         losses, gradients, growth = (np.array(column) for column in zip(*results, strict=True))
         sem = (lambda x: np.std(x, axis=0, ddof=1) / math.sqrt(num_seeds)) if num_seeds > 1 else np.zeros_like
-        record = {
+        return {
             "point": point,
             "loss": np.mean(losses),
             "loss_sem": np.max(sem(losses)),
@@ -145,21 +163,10 @@ class Evaluations:
             "growth": np.max(growth),
             "failed": np.array(False),
         }
-        for name in ("loss", "gradient"):
-            bad = np.flatnonzero(~np.isfinite(record[name]))
-            if bad.size:
-                where = (
-                    ""
-                    if name == "loss"
-                    else f" with respect to {self.coordinates.layout.locate(int(bad[0]))}"
-                )
-                value = np.ravel(record[name])[bad[0]]
-                raise _NotFiniteError(f"the {name}{where} is {value} at meta-iteration {i}")
-        return record | {"seconds": np.array(time.perf_counter() - started)}
 
     def _failure(self, point: Vector) -> dict[str, NDArray]:
         """What tells a line search to turn back: a loss above all others, and no slope."""
-        losses = [float(record["loss"]) for record in self.records]
+        losses = [float(record["loss"]) for record in self.records if not record["failed"]]
         worst = np.array(max(losses) + 10.0 * (1.0 + abs(max(losses))))
         zero = np.array(0.0)
         return {
@@ -167,21 +174,17 @@ class Evaluations:
             "loss": worst,
             "gradient": np.zeros_like(point),
             "failed": np.array(True),
-            **dict.fromkeys(("loss_sem", "gradient_sem", "growth", "seconds"), zero),
+            **dict.fromkeys(("loss_sem", "gradient_sem", "growth"), zero),
         }
 
 
-class _NotFiniteError(ArithmeticError):
-    """The objective, or its gradient, is not finite."""
-
-
-def _over_seeds(work: Callable[[int], tuple], seeds: range, jobs: int) -> list[tuple]:
-    if jobs == 1 or len(seeds) == 1:
-        return [work(seed) for seed in seeds]
+def _over_seeds(work: Callable[[tuple], tuple], items: list[tuple], jobs: int) -> list[tuple]:
+    if jobs == 1 or len(items) == 1:
+        return [work(item) for item in items]
     from hypergrad.parallel import ItemFailedError, omap
 
     try:
-        return omap(work, seeds, jobs=jobs, progress=False)
+        return omap(work, items, jobs=jobs, progress=False)
     except ItemFailedError as error:
         raise (error.__cause__ or error) from error
 
@@ -189,21 +192,29 @@ def _over_seeds(work: Callable[[int], tuple], seeds: range, jobs: int) -> list[t
 def _evaluate_seed(
     objective: Callable[[Any, int], Any],
     coordinates: FreeCoordinates,
-    point: Vector,
     growth_limit: float | None,
-    seed: int,
+    item: tuple[Vector, int, int],
 ) -> tuple[float, Vector, float]:
-    """Loss, gradient in free coordinates, and growth of the adjoint (0 where it is not traced)."""
+    """Loss, gradient in free coordinates, and growth of the adjoint (0 where it is not traced).
 
-    def value_and_gradient() -> tuple[Any, Any]:
-        return value_and_grad(lambda free: objective(coordinates.from_free(free), seed))(point)
-
-    if growth_limit is None:
-        loss, gradient = value_and_gradient()
-        return float(loss), gradient, 0.0
-    with BackwardTrace(growth_limit, stop=True) as trace:
-        loss, gradient = value_and_gradient()
-    return float(loss), gradient, float(np.max(trace.growth, initial=0.0))
+    item: point, meta-iteration, seed.  What stays the same comes before, so that other processes keep it.
+    """
+    point, i, seed = item
+    evaluate = value_and_grad(lambda free: objective(coordinates.from_free(free), seed))
+    trace = None if growth_limit is None else BackwardTrace(growth_limit, stop=True)
+    try:
+        with trace or contextlib.nullcontext():
+            loss, gradient = evaluate(point)
+        if not np.isfinite(loss):
+            raise _NotFiniteError(f"the loss is {float(loss)}")
+        bad = np.flatnonzero(~np.isfinite(gradient))
+        if bad.size:
+            where = coordinates.layout.locate(int(bad[0]))
+            raise _NotFiniteError(f"the gradient with respect to {where} is {gradient[bad[0]]}")
+    except FAILURES as error:
+        error.args = (f"{error} (meta-iteration {i}, seed {seed})",)
+        raise
+    return float(loss), gradient, float(np.max(trace.growth, initial=0.0)) if trace else 0.0
 
 
 class _Checkpoint:
@@ -212,10 +223,11 @@ class _Checkpoint:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        wanted, path = json.dumps(settings, indent=1), folder / "minimize.json"
+        wanted, path = json.dumps(settings, indent=1, default=_plain), folder / "minimize.json"
+        settings = json.loads(wanted)
         if path.exists():
             found = json.loads(path.read_text())
-            differing = [name for name in settings if found.get(name) != json.loads(wanted)[name]]
+            differing = [name for name in settings if found.get(name) != settings[name]]
             if differing:
                 name = differing[0]
                 raise ValueError(
@@ -239,6 +251,15 @@ class _Checkpoint:
 
     def _path(self, i: int) -> Path:
         return self.folder / f"evaluation-{i:06}.npz"
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can't hold among a method's options: arrays and their scalars as lists, the rest as a digest."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    from hypergrad.transport import digest
+
+    return digest(value)
 
 
 def _write(path: Path, write: Callable[[Any], Any]) -> None:

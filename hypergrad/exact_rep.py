@@ -51,6 +51,9 @@ class FixedPointRangeError(ValueError):
         super().__init__(message)
         self.index = index
 
+    def __reduce__(self) -> tuple:  # so that it comes through other processes whole
+        return type(self), (str(self), self.index)
+
 
 Words = MutableMapping[int, NDArray[np.uint16]]
 

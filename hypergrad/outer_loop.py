@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import os
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +34,8 @@ class History(NamedTuple):
 
     loss: (n,), the mean over seeds.  loss_sem: its standard error; None for a single seed, where it isn't known.
     gradient_norm: (n,), of the mean gradient in free coordinates.  gradient_sem: (n,), the norm of its standard
-        errors; None for a single seed.
+        errors; None for a single seed.  Where training failed, and a line search of L-BFGS turned back, loss and
+        gradient_norm are infinite.
     growth: (n,), the largest growth of the adjoint of any seed (`BackwardTrace`); None without growth_limit.
     seconds: (n,), of each evaluation.
     hypers: the tree with an axis of length n in front of every leaf.
@@ -51,10 +53,11 @@ class History(NamedTuple):
 class MinimizeResult(NamedTuple):
     """Where `minimize` came to.
 
-    hypers: the last point (not evaluated yet, for methods that step from point to point).
+    hypers: the last point (not evaluated yet, for methods that step from point to point); where training failed,
+        or the adjoint grew too much, the last one before.
     best: the point with the lowest loss on record; over fresh seeds that is partly luck.
     reason: why it ended: "num_iterations", "max_evaluations", "max_seconds", "gradient_tolerance", "interrupted",
-        "growing adjoint: ...", "training failed: ..." or, of L-BFGS, "converged: ...".
+        "growing adjoint: ...", "training failed: ..." or, of L-BFGS, "converged: ..." or "line search failed: ...".
     """
 
     hypers: Any
@@ -96,6 +99,7 @@ def minimize(
     num_seeds: seeds to average over in each evaluation.
     fresh_seeds: whether meta-iteration i takes seeds of its own, seed + i * num_seeds + (0 .. num_seeds - 1), or
         all the same ones.  Always the same ones with L-BFGS, which needs one function.
+    seed: the first seed.  For runs that share none, take values num_iterations * num_seeds apart.
     jobs: processes to share the seeds among (`parallel.omap`); the numbers are the same.
     max_evaluations: hypergradients to spend, seeds counted.  max_seconds: time to spend, that before an
         interruption included; both are looked at before each evaluation.
@@ -108,8 +112,9 @@ def minimize(
     progress: show a bar with loss and gradient norm; None shows it on a terminal only.
 
     Ctrl-C ends it, and returns what was done.  So does training that fails (FixedPointRangeError,
-    NonFiniteGradientError), or an objective or gradient that is not finite, with a warning; at the first
-    evaluation, where there is nothing to return, they raise.  A line search of L-BFGS turns back from such points.
+    CoefficientRangeError, NonFiniteGradientError), or an objective or gradient that is not finite, with a warning;
+    at the first evaluation, where there is nothing to return, they raise.  A line search of L-BFGS turns back from
+    such points.
     Raises ValueError for hyperparameters outside their domains, options that a method does not have, and the
     checkpoint of another problem; TypeError for hyperparameters that are not floats.
     """
@@ -120,8 +125,9 @@ def minimize(
         "options": dataclasses.asdict(rule) if dataclasses.is_dataclass(rule) else options,
         "num_seeds": num_seeds,
         "fresh_seeds": fresh_seeds and rule is not None,
-        "seed": seed,
+        "seed": operator.index(seed),
         "hypers": dict(zip(coordinates.layout.paths, map(list, coordinates.layout.shapes), strict=True)),
+        "transforms": [domain.name for domain in coordinates.domains],
         "traced": growth_limit is not None,
     }
     for name, value in (("num_iterations", num_iterations), ("num_seeds", num_seeds), ("jobs", jobs)):
@@ -204,7 +210,9 @@ def _lbfgs(loop: Evaluations, start: Vector, num_iterations: int) -> str:
         options={"maxiter": num_iterations, "maxfun": 10**9, "gtol": 0.0, "ftol": 0.0},
     )
     loop.last = found.x
-    return "num_iterations" if found.nit >= num_iterations else f"converged: {found.message}"
+    if found.nit >= num_iterations:
+        return "num_iterations"
+    return f"{'converged' if found.success else 'line search failed'}: {found.message}"
 
 
 def _result(loop: Evaluations, reason: str) -> MinimizeResult:
@@ -214,6 +222,9 @@ def _result(loop: Evaluations, reason: str) -> MinimizeResult:
         name: np.array([float(record[name]) for record in records])
         for name in ("loss", "loss_sem", "gradient_sem", "growth", "seconds")
     }
+    norms = np.array([np.linalg.norm(record["gradient"]) for record in records])
+    failed = np.array([bool(record["failed"]) for record in records], bool)
+    column["loss"][failed] = norms[failed] = np.inf
     several = loop.settings["num_seeds"] > 1
     points = [loop.coordinates.layout.flatten(tree(record["point"])) for record in records]
     matrix = np.array(points).reshape(len(records), loop.coordinates.layout.size)
@@ -225,7 +236,7 @@ def _result(loop: Evaluations, reason: str) -> MinimizeResult:
     history = History(
         column["loss"],
         column["loss_sem"] if several else None,
-        np.array([np.linalg.norm(record["gradient"]) for record in records]),
+        norms,
         column["gradient_sem"] if several else None,
         column["growth"] if loop.limits.growth is not None else None,
         column["seconds"],

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Certificate",
+    "CoefficientRangeError",
     "Memory",
     "NoMemory",
     "NonFiniteGradientError",
@@ -55,6 +56,10 @@ class ReversalError(RuntimeError):
 
 class NonFiniteGradientError(ArithmeticError):
     """The gradient of the training loss holds NaN or infinity."""
+
+
+class CoefficientRangeError(ValueError):
+    """A coefficient of the rule is not finite, or is a decay that can't be undone."""
 
 
 class Recovery:

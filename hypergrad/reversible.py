@@ -27,7 +27,14 @@ from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
 from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Numbers, Operation, Vector
-from hypergrad.recoveries import Certificate, NoMemory, NonFiniteGradientError, Recovery, Reversible
+from hypergrad.recoveries import (
+    Certificate,
+    CoefficientRangeError,
+    NoMemory,
+    NonFiniteGradientError,
+    Recovery,
+    Reversible,
+)
 from hypergrad.rules import Rule
 from hypergrad.tracing import active_trace
 from hypergrad.trees import Layout, schedule
@@ -68,9 +75,9 @@ def train(
     state of the rule, in the same memory.  No argument is changed.
 
     Raises TypeError for weights or theta that are not floats; ValueError for trees or schedules that do not
-    match, a dtype that is not one of floats, a loss that is no scalar, a decay <= 0; FixedPointRangeError where
-    a weight leaves +-2048; NonFiniteGradientError; and, on the way back, ReversalError where the loss was not
-    the same function.
+    match, a dtype that is not one of floats, a loss that is no scalar; CoefficientRangeError for a decay <= 0;
+    FixedPointRangeError where a weight leaves +-2048; NonFiniteGradientError; and, on the way back, ReversalError
+    where the loss was not the same function.
 
     Source: Maclaurin, Duvenaud and Adams (2015), Algorithms 1 to 3.
     """
@@ -458,7 +465,7 @@ class Run:
                 t, j = np.argwhere(bad)[0]
                 leaf = f" of {self.layout.paths[j]}" if values.shape[1] > 1 else ""
                 when = f" at iteration {t}" if len(values) > 1 else ""
-                raise ValueError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
+                raise CoefficientRangeError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
 
     def _report(self, t: int) -> Step:
         gradient = self._present_gradient(t, with_pullback=False).value

@@ -113,6 +113,24 @@ def test_plain_decays_are_on_the_lattice_and_steps_are_its_multiples(problem):
     assert "multiples of 2**-24" in str(check)
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("logit", [4.6, 6.9])
+def test_right_decays_near_1_pass_and_wrong_ones_do_not(logit, seed):
+    """Decays of 0.99 and 0.999: a step of the logit moves them by a few multiples of 2**-24 only."""
+
+    def objective(x, factor=1.0):
+        rule = hg.Momentum(0.05, hg.logistic(doubtful(x, factor)))
+        w = hg.train(lambda w, _, t: np.sum(w**2) + np.sum(np.sin(3 * w)), onp.ones(3), rule, 30)
+        return np.sum((w - 1.0) ** 2) + np.sum(w)
+
+    x = logit + 0.01 * onp.random.default_rng(seed).standard_normal()
+    assert hg.check_hypergradient(objective, x).passed
+    with pytest.raises(hg.HypergradientError):
+        hg.check_hypergradient(lambda x: objective(x, 0.9), x)
+    small = hg.check_hypergradient(objective, x, steps=(1e-6, 1e-7))
+    assert verdicts(small) == {"hypers": "unclear"}, str(small)
+
+
 def test_steps_below_the_lattice_alone_would_condemn_a_right_decay(problem):
     """What the lattice is about: with tiny steps the difference of a decay is anything."""
 
