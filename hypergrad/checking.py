@@ -182,7 +182,7 @@ class _Comparison(NamedTuple):
         return LeafCheck(name, analytic, numeric, uncertainty, step, on_lattice, verdict)
 
     def _noise_of_a_stair(self, direction: Vector) -> float:
-        """Where nothing moves at the steps asked for: infinite if these are within a stair of the lattice, else 0."""
+        """Where nothing moves at the steps asked for: infinite if that is for the lattice, else 0."""
         further_off = (abs(self._difference(direction, step)) for step in STEPS)
         return math.inf if any(difference > 0.0 for difference in further_off) else 0.0  # NaN is not above 0
 
