@@ -1,5 +1,9 @@
 """What several test files share: a problem with every kind of leaf, and the unrolled float loop."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the tests run on all cores as it is
+
 import autograd.numpy as np
 import numpy as onp
 import pytest
