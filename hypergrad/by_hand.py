@@ -120,7 +120,9 @@ def _packed(parts: Sequence[Array]) -> Any:
 
 
 def _unpacked(packed: Any, count: int) -> list[Array]:
-    return [packed] if count == 1 else [_take_part(packed, i) for i in range(count)]
+    if count == 1:
+        return [packed]
+    return [_take_part(packed, i) for i in range(count)] if is_traced(packed) else list(packed)
 
 
 # autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, and its cotangent

@@ -494,7 +494,7 @@ def as_ratio(a: ArrayLike) -> tuple:
             f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {a}"
         )
     d = 1 << FACTOR_BITS
-    if np.ndim(factor):
+    if not isinstance(factor, float) and factor.ndim:
         return np.rint(factor * d).astype(np.int64), d
     n = round(float(factor) * d)
     common = min(n & -n, d)  # a smaller d replaces fewer low bits of x: less noise
@@ -550,7 +550,8 @@ def _exchange(
 
     One of n and d is a power of two as a rule.  Then each number ends up where it belongs without a copy.
     """
-    binary_n, binary_d = (isinstance(m, int) and m & (m - 1) == 0 for m in (n, d))
+    binary_n = isinstance(n, int) and n & (n - 1) == 0
+    binary_d = isinstance(d, int) and d & (d - 1) == 0
     if binary_d and not binary_n:
         _move_bits(x, head, d, out=scratch)
         _move_digit(scratch, x, n, head, np.uint64)

@@ -66,16 +66,16 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         s = onp.dot(a[i], W[i])
         s += b[i]
         if i < layers[-1]:
-            a.append(onp.tanh(s, out=s))
+            a.append(_tanh_in_place(s))
     s -= onp.max(s, axis=1, keepdims=True)  # no overflow
     p = onp.exp(s)
-    total = onp.sum(p, axis=1, keepdims=True)
+    total = _rowsum(p)
     p /= total
     s -= onp.log(total)
 
     def backpropagate(c: NDArray) -> tuple[list[NDArray], Callable]:
         c = onp.asarray(c, p.dtype)
-        sum_c = onp.sum(c, axis=1, keepdims=True)
+        sum_c = _rowsum(c)
         slope = [None, *(1.0 - a_i * a_i for a_i in a[1:])]
         d = [c - p * sum_c]
         for i in reversed(layers[1:]):
@@ -85,7 +85,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         dW, db = _weights_and_biases(gradient, layout)
         for i in layers:
             onp.dot(a[i].T, d[i], out=dW[i])
-            db[i][...] = onp.sum(d[i], axis=0)
+            db[i][...] = _colsum(d[i])
 
         def differentiate(directions: Sequence[NDArray]) -> tuple[NDArray, list[NDArray]]:
             V, u = _weights_and_biases([onp.asarray(v, p.dtype) for v in directions], layout)
@@ -96,13 +96,13 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
                 if i > 0:
                     Ra.append(slope[i] * Rs[i - 1])
                     Rs[i] += onp.dot(Ra[i], W[i])
-            R_log_p = Rs[-1] - onp.sum(p * Rs[-1], axis=1, keepdims=True)
+            R_log_p = Rs[-1] - _rowsum(p * Rs[-1])
             Rd = -p * R_log_p * sum_c
             product = _like(arrays)
             RdW, Rdb = _weights_and_biases(product, layout)
             for i in reversed(layers):
                 onp.dot(a[i].T, Rd, out=RdW[i])
-                Rdb[i][...] = onp.sum(Rd, axis=0)
+                Rdb[i][...] = _colsum(Rd)
                 if i > 0:
                     RdW[i] += onp.dot(Ra[i].T, d[i])
                     Rd = onp.dot(Rd, W[i].T)
@@ -114,6 +114,26 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         return gradient, differentiate
 
     return s, backpropagate
+
+
+def _tanh_in_place(x: NDArray) -> NDArray:
+    """tanh(x), in x, within 4e-16: half the time of NumPy's, where that is not vectorised."""
+    x *= -2.0
+    with onp.errstate(over="ignore"):  # 2 / inf is the 0 that it should be
+        onp.exp(x, out=x)
+    x += 1.0
+    onp.divide(2.0, x, out=x)
+    x -= 1.0
+    return x
+
+
+def _rowsum(x: NDArray) -> NDArray:
+    """(rows, 1); a matrix product is several times as fast as np.sum."""
+    return onp.dot(x, onp.ones(x.shape[1], x.dtype))[:, None]
+
+
+def _colsum(x: NDArray) -> NDArray:
+    return onp.dot(onp.ones(len(x), x.dtype), x)
 
 
 def _weights_and_biases(

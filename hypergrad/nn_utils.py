@@ -14,7 +14,9 @@ from itertools import pairwise
 from typing import Any
 
 import autograd.numpy as np
+import numpy as onp
 
+from hypergrad.differentiation import value_of
 from hypergrad.networks import log_probs, logsumexp, penalty
 from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
 from hypergrad.util import logistic as logit
@@ -92,17 +94,17 @@ def net_log_probs(weights: Weights, X: Array) -> Array:
     """
     layers = [weights[i] for i in range(len(weights))]  # autograd's boxes of lists cannot be looped over
     arrays = [array for W, b in layers for array in (W, b)]
-    _check_shapes([np.shape(array) for array in arrays], X)
+    _check_shapes([onp.shape(value_of(array)) for array in arrays], onp.shape(value_of(X)))
     return log_probs(*arrays, X=X)
 
 
-def _check_shapes(shapes: Sequence[tuple[int, ...]], X: Array) -> None:
-    """Raise ValueError unless these, of W, b, W, ..., are those of a network for X."""
-    if len(shapes) == 0 or np.ndim(X) != 2:
+def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) -> None:
+    """Raise ValueError unless these, of W, b, W, ..., are those of a network for inputs of this shape."""
+    if len(shapes) == 0 or len(inputs) != 2:
         raise ValueError(
-            f"expected a layer or more and X of shape (rows, m), got {len(shapes) // 2}, {np.shape(X)}"
+            f"expected a layer or more and X of shape (rows, m), got {len(shapes) // 2}, {inputs}"
         )
-    width = np.shape(X)[1]
+    width = inputs[1]
     for i, (W, b) in enumerate(zip(shapes[::2], shapes[1::2], strict=True)):
         if len(W) != 2 or W[0] != width or b not in (W[1:], (1, *W[1:])):
             raise ValueError(f"layer {i}: {width} inputs do not fit weights {W} and biases {b}")
@@ -111,8 +113,8 @@ def _check_shapes(shapes: Sequence[tuple[int, ...]], X: Array) -> None:
 
 def nll(log_probs: Array, T: Array) -> Array:
     """Mean negative log-likelihood, nats a row.  log_probs: (rows, classes).  T: the same, one-hot labels."""
-    _check_labels(log_probs, T)
-    return np.sum(log_probs * (T / -np.shape(T)[0]))
+    num_rows = _check_labels(log_probs, T)
+    return np.sum(log_probs * (T / -num_rows))
 
 
 def error_rate(log_probs: Array, T: Array) -> float:
@@ -121,12 +123,15 @@ def error_rate(log_probs: Array, T: Array) -> float:
     return np.mean(np.argmax(log_probs, axis=1) != np.argmax(T, axis=1))
 
 
-def _check_labels(log_probs: Array, T: Array) -> None:
-    if np.shape(T) != np.shape(log_probs) or np.ndim(T) != 2 or np.shape(T)[0] == 0:
+def _check_labels(log_probs: Array, T: Array) -> int:
+    """The number of rows."""
+    expected, shape = onp.shape(value_of(log_probs)), onp.shape(value_of(T))
+    if shape != expected or len(shape) != 2 or shape[0] == 0:
         raise ValueError(
-            f"expected one-hot labels of the predictions' shape {np.shape(log_probs)}, (rows, classes), and "
-            f"at least one row, got shape {np.shape(T)}"
+            f"expected one-hot labels of the predictions' shape {expected}, (rows, classes), and at least one "
+            f"row, got shape {shape}"
         )
+    return shape[0]
 
 
 def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Callable, Callable]:
@@ -149,7 +154,7 @@ def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Ca
     def predictions(W_vect: Array, X: Array) -> Array:
         if np.shape(W_vect) != (layout.N,):
             raise ValueError(f"expected a vector of shape ({layout.N},), got shape {np.shape(W_vect)}")
-        _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], X)
+        _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], onp.shape(value_of(X)))
         return log_probs(W_vect, X=X, layout=layout)
 
     def loss(W_vect: Array, X: Array, T: Array, L2_reg: Array = 0.0) -> Array:

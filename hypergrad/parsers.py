@@ -6,8 +6,9 @@ a vector somebody else holds; `fill_parser` makes a vector that is constant on e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import autograd.numpy as np
@@ -61,8 +62,8 @@ def join(*arrays: Array) -> Array:
 
 def _join_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) -> Callable:
     shapes = [np.shape(array) for array in args]
-    ends = onp.cumsum([onp.prod(shape, dtype=int) for shape in shapes]).tolist()
-    parts = [slice(start, end) for start, end in pairwise([0, *ends])]
+    ends = accumulate(map(math.prod, shapes), initial=0)
+    parts = [slice(start, end) for start, end in pairwise(ends)]
     return lambda g: [_take_block(g, parts[i], shapes[i]) for i in argnums]
 
 

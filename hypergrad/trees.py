@@ -86,7 +86,7 @@ class Layout:
 
     def split(self, vector: Any) -> list[Any]:
         """The leaves alone."""
-        return [np.reshape(vector[part], shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
+        return [vector[part].reshape(shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
 
     def rebuild(self, leaves: Iterable[Any]) -> Tree:
         """The tree with these leaves."""
