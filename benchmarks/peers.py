@@ -10,10 +10,10 @@ the initial weights.
     jax scan           lax.scan, compiled
     jax checkpointed   the same, each step under jax.checkpoint, which keeps its state and computes the rest again
 
-Each measurement has a process of its own, in double precision, on all cores.  Time is that of one hypergradient,
-compilation left out; memory is what the resident set has in addition to that before (with compilation: compiled
-programs lie there, too).  A process that takes more than the limit is stopped, and the table says so.  Only peers
-that are installed are measured (benchmarks/requirements.txt).
+Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, and the
+median is taken.  Time is that of one hypergradient, compilation left out; memory is what the resident set has in
+addition to that before (with compilation: compiled programs lie there, too).  A process that takes more than the
+limit is stopped, and the table says so.  Only peers that are installed are measured (benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import importlib.util
 import math
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -53,11 +53,13 @@ class Config:
     decays: tuple[float, float] = (0.8, 0.95)
     log_scale: float = -2.0
     limit_bytes: int = 8 * 10**9
+    repetitions: int = 3  # of all contenders in turns
+    repeat_below: float = 100.0  # seconds: what takes longer is measured once
 
     @classmethod
     def quick(cls) -> Config:
         """Few steps of the smaller network."""
-        return cls(networks=("schedules",), num_steps=(5,), num_rows=500, num_eval_rows=100)
+        return cls(networks=("schedules",), num_steps=(5,), num_rows=500, num_eval_rows=100, repetitions=2)
 
 
 class Problem(NamedTuple):
@@ -264,6 +266,29 @@ def measure(config: Config, network: str, num_steps: int, name: str) -> dict[str
         process.join()
 
 
+def measure_in_turns(
+    config: Config, network: str, num_steps: int, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Measure contenders again and again; the median of "seconds", and "difference" from the first one's result."""
+    found: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    true = None
+    for _ in range(config.repetitions):
+        for name in names:
+            if "failure" in found.get(name, {}) or max(seconds[name], default=0.0) > config.repeat_below:
+                continue
+            started = time.strftime("%H:%M:%S")
+            found[name] = measure(config, network, num_steps, name)
+            result = found[name].pop("result", None)
+            if result is not None:
+                true = result if true is None else true
+                seconds[name].append(found[name]["seconds"])
+                found[name]["seconds"] = float(np.median(seconds[name]))
+                found[name]["difference"] = float(np.linalg.norm(result - true) / np.linalg.norm(true))
+            print(f"{started} {network}, {num_steps:,} steps, {name}: {found[name]}", flush=True)
+    return found
+
+
 def run(config: Config) -> dict[str, Any]:
     """Measure all that are installed; lists over networks, of lists over numbers of steps, by contender."""
     installed = [
@@ -280,19 +305,10 @@ def run(config: Config) -> dict[str, Any]:
         results["num_weights"].append(sum(a.size for a in make_problem(config, network, 1).start))
         rows: dict[str, list] = {name: [] for name in installed}
         for num_steps in config.num_steps:
-            true = None
-            for name in installed:
-                if any("failure" in row for row in rows[name]):
-                    rows[name].append(dict(rows[name][-1]))  # longer runs take no less
-                    continue
-                started = time.strftime("%H:%M:%S")
-                found = measure(config, network, num_steps, name)
-                result = found.pop("result", None)
-                if result is not None:
-                    true = result if true is None else true
-                    found["difference"] = float(np.linalg.norm(result - true) / np.linalg.norm(true))
-                rows[name].append(found)
-                print(f"{started} {network}, {num_steps:,} steps, {name}: {found}", flush=True)
+            running = [name for name in installed if not any("failure" in row for row in rows[name])]
+            found = measure_in_turns(config, network, num_steps, running)
+            for name in installed:  # longer runs take no less than one that failed
+                rows[name].append(found[name] if name in found else dict(rows[name][-1]))
         for name in installed:
             results["measured"][name].append(rows[name])
     return results
