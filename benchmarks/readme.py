@@ -169,8 +169,11 @@ def costs() -> str:
 
 {cost()}
 
-*Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, 8 GB at
-most; "failed": it ended by itself, on an allocation that was refused):
+Exact arithmetic is 44 passes of NumPy over the weights; [what they are, and why there are no
+fewer](docs/exact-arithmetic.md#the-cost).
+
+*Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in turns,
+medians, 8 GB at most; "failed": it ended by itself, on an allocation that was refused):
 
 {peers()}
 
@@ -179,7 +182,7 @@ Python between operations and fuses what lies between matrix products; ours runs
 
 ![peers](benchmarks/results/peers.png)
 
-*Scale* (`python -m benchmarks scale`; times with other work going on from the second run on):
+*Scale* (`python -m benchmarks scale`):
 
 {scale()}
 
