@@ -172,8 +172,8 @@ def costs() -> str:
 Exact arithmetic is 44 passes of NumPy over the weights; [what they are, and why there are no
 fewer](docs/exact-arithmetic.md#the-cost).
 
-*Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in turns,
-medians, 8 GB at most; "failed": it ended by itself, on an allocation that was refused):
+*Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
+turns, medians, 8 GB at most; "failed": it ended by itself, on an allocation that was refused):
 
 {peers()}
 
