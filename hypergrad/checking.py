@@ -21,9 +21,7 @@ __all__ = ["HypergradientCheck", "HypergradientError", "LeafCheck", "check_hyper
 STEPS = tuple(2.0**-k for k in (4, 6, 8, 10, 12, 14, 16))  # multiples of the decays' lattice, 2**-24
 TINY = 2.0**-36  # moves no decay off its multiple of 2**-24, but every other hyperparameter
 NUM_NEAR = 10  # points from which the noise of the objective is estimated
-NEGLIGIBLE = (
-    1e-5  # share of the objective: a derivative not known better than this, nor larger, is as good as 0
-)
+NEGLIGIBLE = 1e-5  # share of the objective: a derivative uncertain by no more need not be known to a tenth
 Vector = NDArray[np.float64]
 
 
@@ -172,10 +170,9 @@ class _Comparison(NamedTuple):
         on_lattice = moves and self._difference(direction, TINY) == 0.0
         noise = self._noise(direction) if moves else self._noise_of_a_stair(direction)
         numeric, uncertainty, step = min(_extrapolations(differences, noise), key=lambda triple: triple[1])
-        largest = max(abs(analytic), abs(numeric))
         if not uncertainty <= max(0.1 * abs(numeric), NEGLIGIBLE * abs(self.value)):
             verdict = "unclear"
-        elif abs(analytic - numeric) <= self.rtol * largest + 2 * uncertainty:
+        elif abs(analytic - numeric) <= self.rtol * max(abs(analytic), abs(numeric)) + 2 * uncertainty:
             verdict = "right"
         else:
             verdict = "wrong"

@@ -113,8 +113,8 @@ def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) ->
 
 def nll(log_probs: Array, T: Array) -> Array:
     """Mean negative log-likelihood, nats a row.  log_probs: (rows, classes).  T: the same, one-hot labels."""
-    num_rows = _check_labels(log_probs, T)
-    return np.sum(log_probs * (T / -num_rows))
+    _check_labels(log_probs, T)
+    return np.sum(log_probs * (T / -len(T)))
 
 
 def error_rate(log_probs: Array, T: Array) -> float:
@@ -123,15 +123,13 @@ def error_rate(log_probs: Array, T: Array) -> float:
     return np.mean(np.argmax(log_probs, axis=1) != np.argmax(T, axis=1))
 
 
-def _check_labels(log_probs: Array, T: Array) -> int:
-    """The number of rows."""
+def _check_labels(log_probs: Array, T: Array) -> None:
     expected, shape = onp.shape(value_of(log_probs)), onp.shape(value_of(T))
     if shape != expected or len(shape) != 2 or shape[0] == 0:
         raise ValueError(
             f"expected one-hot labels of the predictions' shape {expected}, (rows, classes), and at least one "
             f"row, got shape {shape}"
         )
-    return shape[0]
 
 
 def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Callable, Callable]:
