@@ -13,7 +13,8 @@ the initial weights.
 Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, and the
 median is taken.  Time is that of one hypergradient, compilation left out; memory is what the resident set has in
 addition to that before (with compilation: compiled programs lie there, too).  A process that takes more than the
-limit is stopped, and the table says so.  Only peers that are installed are measured (benchmarks/requirements.txt).
+limit is stopped, and the table says so, as it does where one asks for more than there is.  Only peers that are
+installed are measured (benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
@@ -237,14 +238,27 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 def _measure(connection: Connection, config: Config, network: str, num_steps: int, name: str) -> None:
-    """Send what was measured: seconds, bytes and the hypergradient."""
+    """Send what was measured: seconds, bytes and the hypergradient; or that memory was refused."""
     make = CONTENDERS[name].make
     make(make_problem(config, network, 2))()  # imports, and first calls of everything
     problem = make_problem(config, network, num_steps)
     before = resident_memory()
-    hypergradient = make(problem)
-    seconds, result = seconds_of(hypergradient)
+    try:
+        hypergradient = make(problem)
+        seconds, result = seconds_of(hypergradient)
+    except (MemoryError, RuntimeError) as error:
+        if not _refused_memory(error):
+            raise
+        connection.send({"failure": "out of memory"})
+        return
     connection.send({"seconds": seconds, "bytes": max(0, peak_memory() - before), "result": result})
+
+
+def _refused_memory(error: Exception) -> bool:
+    """Whether the system gave less than was asked for, in the words of NumPy, JAX or PyTorch."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("RESOURCE_EXHAUSTED", "can't allocate memory")
+    )
 
 
 def measure(config: Config, network: str, num_steps: int, name: str) -> dict[str, Any]:
@@ -260,7 +274,7 @@ def measure(config: Config, network: str, num_steps: int, name: str) -> dict[str
                 return {"failure": f"over {config.limit_bytes / 1e9:.0f} GB"}
         return ours.recv()
     except EOFError:
-        return {"failure": "failed"}
+        return {"failure": "failed"}  # its traceback is on the screen
     finally:
         process.terminate()
         process.join()

@@ -173,7 +173,7 @@ Exact arithmetic is 44 passes of NumPy over the weights; [what they are, and why
 fewer](docs/exact-arithmetic.md#the-cost).
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
-turns, medians, 8 GB at most; "failed": it ended by itself, on an allocation that was refused):
+turns, medians, 8 GB at most; "out of memory": it asked for more than there is, at once):
 
 {peers()}
 

@@ -77,3 +77,26 @@ def test_unknown_name_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         command_line(["costs"])
     assert "no benchmark named costs; there are cost, " in capsys.readouterr().err
+
+
+def test_a_contender_that_is_refused_memory_is_said_to_be_out_of_it(monkeypatch):
+    module = BENCHMARKS["peers"]
+
+    def greedy(problem):
+        too_much = len(problem.batches) > 2  # the first calls, with two steps, go well
+        return lambda: np.empty(2**58 if too_much else 1)
+
+    class Connection(list):
+        send = list.append
+
+    monkeypatch.setitem(module.CONTENDERS, "greedy", module.Contender(greedy, "numpy"))
+    sent = Connection()
+    module._measure(sent, module.Config.quick(), "schedules", 5, "greedy")
+    assert sent == [{"failure": "out of memory"}]
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory():
+    module = BENCHMARKS["peers"]
+    assert module._refused_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
+    assert module._refused_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not module._refused_memory(RuntimeError("shapes do not match"))
