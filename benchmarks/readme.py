@@ -25,13 +25,21 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def machine(results: dict[str, Any]) -> str:
+def machine(name: str) -> str:
     """Return where and when a benchmark was run."""
-    facts = results["machine"]
+    facts = load(name)["machine"]
     software = ", ".join(
         f"{k} {v}" for k, v in facts["versions"].items() if k in ("python", "numpy", "autograd")
     )
     return f"{facts['cpu']}, {facts['cpu_count']} CPUs; {software}; {facts['date']}"
+
+
+def machines(*names: str) -> str:
+    """Return where and when benchmarks were run, those of one place together."""
+    places: dict[str, list[str]] = {}
+    for name in names:
+        places.setdefault(machine(name), []).append(f"`{name}`")
+    return "; ".join(f"{', '.join(there)} on {place}" for place, there in places.items())
 
 
 def cost() -> str:
@@ -188,4 +196,4 @@ Python between operations and fuses what lies between matrix products; ours runs
 
 *Seeds* (`python -m benchmarks seeds`): {seeds()}
 
-Measured on: {machine(load("cost"))}."""
+Measured: {machines("cost", "peers", "scale", "seeds")}."""
