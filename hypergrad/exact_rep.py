@@ -17,10 +17,10 @@ there is no branch, mask or Python integer per element, and going back finds eve
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
 from functools import lru_cache
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,6 @@ RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
 MAX_FACTOR = 2**16
 WORD_BITS = 16
-CHUNK = 1 << 16  # elements worked on at a time, so that the scratch arrays stay in the cache
 
 # Levels count bits in units of 2**-32, as Python integers: sums and differences of them are exact, which is
 # what lets the way back pass through the very levels of the way there.
@@ -39,9 +38,6 @@ _BIT = 1 << 32
 _WORD = WORD_BITS * _BIT
 _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
 _FULL, _EMPTY = 46 * _BIT, 38 * _BIT
-
-_ROUNDING = int(np.float64(1.5 * 2.0**52).view(np.int64))
-_FAST = 2.0**51  # integers below this are rounded to by adding 1.5 * 2**52
 
 
 class FixedPointRangeError(ValueError):
@@ -149,12 +145,10 @@ class BitStore:
         """
         log_n, log_d = _log2(n), _log2(d)
         self._settle(self._level + log_d)
-        if self._length <= CHUNK:
-            _exchange(x, self._head, n, d, _scratch(self._length))
+        if isinstance(n, int) and isinstance(d, int):
+            _loops().multiply(x, self._head, n, d)
         else:
-            for part in _chunks(self._length):
-                some_n, some_d = (m if isinstance(m, int) else m[part] for m in (n, d))
-                _exchange(x[part], self._head[part], some_n, some_d, _scratch(part.stop - part.start))
+            _loops().multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
         self._set_level(self._level + log_d - log_n)
 
     def pack(self) -> None:
@@ -319,8 +313,8 @@ class ExactRep:
     @property
     def val(self) -> NDArray[np.float64]:
         """The numbers, as a new float64 array."""
-        out = self.intrep.astype(np.float64)
-        out *= 2.0**-self.radix_bits
+        out = np.empty(self.intrep.shape)
+        _loops().to_floats(self._flat, 2.0**-self.radix_bits, out.reshape(-1))
         return out
 
     @property
@@ -352,11 +346,11 @@ class ExactRep:
 
     def add(self, A: ArrayLike) -> ExactRep:
         """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
-        return self._accumulate(self._in_units(A), np.add)
+        return self._accumulate(self._in_units(A), 1)
 
     def sub(self, A: ArrayLike) -> ExactRep:
         """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
-        return self._accumulate(self._in_units(A), np.subtract)
+        return self._accumulate(self._in_units(A), -1)
 
     def mul(self, a: ArrayLike) -> ExactRep:
         """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
@@ -411,12 +405,12 @@ class ExactRep:
         return self
 
     def add_units(self, units: NDArray[np.float64]) -> ExactRep:
-        """Add units * 2**-radix_bits, rounded; units: the shape of val, not to be used again.  See `sub_units`."""
-        return self._accumulate(units, np.add)
+        """Add units * 2**-radix_bits, rounded; units: the shape of val.  Undone by `sub_units` of the same."""
+        return self._accumulate(units, 1)
 
     def sub_units(self, units: NDArray[np.float64]) -> ExactRep:
         """Subtract what `add_units` of the same numbers adds."""
-        return self._accumulate(units, np.subtract)
+        return self._accumulate(units, -1)
 
     def _in_units(self, A: ArrayLike) -> NDArray[np.float64]:
         """A * 2**radix_bits, in the shape of val."""
@@ -426,31 +420,20 @@ class ExactRep:
         with np.errstate(over="ignore"):  # out of range is what it then is
             return np.multiply(values, 2.0**self.radix_bits, out=np.empty(self.intrep.shape))
 
-    def _accumulate(self, units: NDArray[np.float64], operation: np.ufunc) -> ExactRep:
-        """x <- x +- round(units): the same floats give the same integers, so one undoes the other."""
+    def _accumulate(self, units: NDArray[np.float64], sign: int) -> ExactRep:
+        """x <- x + sign * round(units): the same floats give the same integers, so one undoes the other."""
         units = units.reshape(-1)
         if not units.size:
             return self
         resolution = 2.0**-self.radix_bits
         largest = math.sqrt(np.dot(units, units))  # not less than any, and found in half the time
-        if not (largest < _FAST and self._bound + largest * resolution < self.limit):
+        if not self._bound + largest * resolution < self.limit:
             largest = max(float(np.max(units)), -float(np.min(units)))  # NaN if there is one
         if not self._bound + largest * resolution < self.limit:  # so written that NaN gets here too
             self._bound = self._largest()
             if not self._bound + largest * resolution < self.limit:
-                self._check_sum(units * resolution, operation)
-        for part in _chunks(units.size):
-            some = units[part]
-            if largest < _FAST:
-                # added to 1.5 * 2**52, a float is rounded to an integer, which is then in its low bits: the
-                # same as below, at half the cost
-                some += 1.5 * 2.0**52
-                integers = some.view(np.int64)
-                integers -= _ROUNDING
-            else:
-                integers = _scratch(some.size)
-                np.copyto(integers, np.rint(some, out=some), casting="unsafe")
-            operation(self._flat[part], integers, out=self._flat[part])
+                self._check_sum(sign * units * resolution)
+        _loops().accumulate(self._flat, units, sign)
         self._bound += (largest + 1.0) * resolution
         return self
 
@@ -461,14 +444,14 @@ class ExactRep:
         extremes = float(self._flat.max()), -float(self._flat.min())
         return max(*extremes, 0.0) * 2.0**-self.radix_bits * (1 + 2.0**-40)
 
-    def _check_sum(self, values: NDArray[np.float64], operation: np.ufunc) -> None:
-        """Raise at the first element that does not fit; the maxima alone may lie in different elements."""
+    def _check_sum(self, values: NDArray[np.float64]) -> None:
+        """Raise at the first element that adding these does not leave in range, if there is one."""
         if not np.all(np.isfinite(values)):
             index = int(np.argmin(np.isfinite(values)))
             raise FixedPointRangeError(
                 f"{values[index]} at position {index} can't be held in fixed point", index
             )
-        sums = operation(self.val.reshape(-1), values)
+        sums = self.val.reshape(-1) + values
         fits = (np.abs(sums) < self.limit * (1 - 2.0**-40)) & (np.abs(values) < self.limit)
         if not np.all(fits):
             index = int(np.argmin(fits))
@@ -522,75 +505,12 @@ def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
     )
 
 
-_local = threading.local()
+@lru_cache(maxsize=1)
+def _loops() -> ModuleType:
+    """`hypergrad.compiled`, imported when it is first needed: `import hypergrad` stays light."""
+    from hypergrad import compiled
 
-
-def _scratch(length: int) -> NDArray[np.int64]:
-    """A scratch array of this thread, length <= CHUNK: allocating one afresh costs more than the arithmetic."""
-    if not hasattr(_local, "scratch"):
-        _local.scratch = np.empty(CHUNK, np.int64)
-    return _local.scratch[:length]
-
-
-def _chunks(length: int) -> Iterator[slice]:
-    """Slices of about the same size, at most CHUNK, that cover range(length)."""
-    count = -(-length // CHUNK)
-    for i in range(count):
-        yield slice(i * length // count, (i + 1) * length // count)
-
-
-def _exchange(
-    x: NDArray[np.int64],
-    head: NDArray[np.int64],
-    n: int | NDArray[np.int64],
-    d: int | NDArray[np.int64],
-    scratch: NDArray[np.int64],
-) -> None:
-    """Push x mod d to head, x <- x div d; then x <- x * n + pop n from head.  In place; head is not negative.
-
-    One of n and d is a power of two as a rule.  Then each number ends up where it belongs without a copy.
-    """
-    binary_n = isinstance(n, int) and n & (n - 1) == 0
-    binary_d = isinstance(d, int) and d & (d - 1) == 0
-    if binary_d and not binary_n:
-        _move_bits(x, head, d, out=scratch)
-        _move_digit(scratch, x, n, head, np.uint64)
-    elif binary_n and not binary_d:
-        _move_digit(x, head, d, scratch, np.int64)
-        _move_bits(head, scratch, n, out=x)
-    else:
-        _move_digit(x, head, d, scratch, np.int64)
-        np.copyto(x, scratch)
-        _move_digit(head, x, n, scratch, np.uint64)
-        np.copyto(head, scratch)
-
-
-def _move_bits(source: NDArray[np.int64], target: NDArray[np.int64], m: int, out: NDArray[np.int64]) -> None:
-    """out <- target * m + source mod m;  source <- source div m;  target is used up.  m: a power of two."""
-    shift = np.int64(m.bit_length() - 1)  # ufuncs take a scalar of theirs faster than an integer of Python's
-    np.bitwise_and(source, np.int64(m - 1), out=out)
-    np.left_shift(target, shift, out=target)
-    np.bitwise_or(out, target, out=out)
-    np.right_shift(source, shift, out=source)
-
-
-def _move_digit(
-    source: NDArray[np.int64],
-    target: NDArray[np.int64],
-    m: int | NDArray[np.int64],
-    quotient: NDArray[np.int64],
-    kind: type[np.int64] | type[np.uint64],
-) -> None:
-    """target <- target * m + source mod m;  quotient <- source div m.
-
-    kind: np.uint64 where the source is known not to be negative, as dividing is twice as fast then.
-    """
-    divisor, m = (kind(m), np.int64(m)) if isinstance(m, int) else (m.astype(kind), m)
-    np.floor_divide(source.view(kind), divisor, out=quotient.view(kind))
-    # (target - quotient) * m + source: the remainder without a copy
-    np.subtract(target, quotient, out=target)
-    np.multiply(target, m, out=target)
-    np.add(target, source, out=target)
+    return compiled
 
 
 def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:

@@ -41,10 +41,10 @@ class Numbers(Protocol):
         """Let go of digits that going forward does not need."""
 
     def add_units(self, units: Vector) -> Any:
-        """Add units * 2**-radix_bits; units is not used again."""
+        """Add units * 2**-radix_bits."""
 
     def sub_units(self, units: Vector) -> Any:
-        """Subtract units * 2**-radix_bits; units is not used again."""
+        """Subtract units * 2**-radix_bits."""
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
         """Multiply block j by ratios[j] = (n, d)."""
