@@ -54,8 +54,8 @@ EXACT = [
     ("multiplication", Decay, "forward"),
     ("multiplication", Decay, "inverse"),
     ("multiplication", BitStore, "pack"),
-    ("addition", ExactRep, "add_units"),
-    ("addition", ExactRep, "sub_units"),
+    ("addition", ExactRep, "add_multiples"),
+    ("addition", ExactRep, "sub_multiples"),
     ("conversion to float", ExactRep, "val"),
 ]
 EXACT_PARTS = tuple(dict.fromkeys(name for name, _, _ in EXACT))

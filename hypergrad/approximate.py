@@ -138,13 +138,16 @@ class _Floats:
     def forget(self) -> None:
         pass
 
-    def add_units(self, units: Vector) -> _Floats:
-        self.floats += (units * 2.0**-self.radix_bits).astype(self.floats.dtype)
+    def add_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> _Floats:
+        self.floats += self._multiples(values, factors, ends)
         return self
 
-    def sub_units(self, units: Vector) -> _Floats:
-        self.floats -= (units * 2.0**-self.radix_bits).astype(self.floats.dtype)
+    def sub_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> _Floats:
+        self.floats -= self._multiples(values, factors, ends)
         return self
+
+    def _multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> NDArray:
+        return (np.repeat(factors, np.diff(ends, prepend=0)) * values).astype(self.floats.dtype)
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> _Floats:
         for block, (n, d) in zip(self.blocks, ratios, strict=True):

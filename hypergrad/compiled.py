@@ -1,9 +1,11 @@
-"""The loops over elements that exact arithmetic is made of, compiled by Numba: Algorithm 3 as one reads it.
+"""The loops over elements of state vectors, compiled by Numba: exact arithmetic, and adjoints of its operations.
 
-Numbers and heads of buffers are int64 arrays, (length,), changed in place; see `hypergrad.exact_rep`.  Integer
-arithmetic is modulo 2**64.  In NumPy the same takes some 40 passes over memory for a training step and its undoing.
+Each makes one pass over its vectors where NumPy would make one for each operation in it.  They are used by way of
+`hypergrad.loops`.
 
-This module is imported when the first loop runs, as Numba takes about as long to load as everything else.
+Vectors have shape (length,): int64, with arithmetic modulo 2**64, for fixed-point numbers and heads of buffers;
+float64 for all others.  Blocks are consecutive parts of them that share coefficients: ends, (blocks,), lists where
+each ends; a coefficient, and the cotangent of one, has shape (blocks,).
 """
 
 from __future__ import annotations
@@ -14,53 +16,62 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-__all__ = ["accumulate", "multiply", "multiply_each", "to_floats"]
+__all__ = [
+    "accumulate",
+    "decay_adjoint",
+    "multiply",
+    "multiply_each",
+    "normalized",
+    "normalized_pullback",
+    "scaled_pullback",
+    "squared_pullback",
+    "sums",
+    "to_floats",
+]
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_LAST = 2**63 - 1
+_SUMS = {"reassoc"}  # the compiler may add up the terms of a sum in any order, always the same one
 
 
-def _compiled(function: Callable) -> Callable:
-    """Compile it for the types of its arguments when it is first called, and keep that on disk if possible."""
-    options = {"error_model": "numpy", "nogil": True}  # division by zero raises nothing: a check would cost
+def _compiled(function: Callable, fastmath: set[str] | bool = False) -> Callable:
+    """Compile it when it is first called, for the types that it then gets; keep that on disk where possible."""
+    options = {"fastmath": fastmath, "error_model": "numpy", "nogil": True}  # no check for divisions by zero
     try:
         return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder that can be written to
+    except RuntimeError:  # there is no folder that can be written to
         return njit(**options)(function)
 
 
+def _compiled_with_sums(function: Callable) -> Callable:
+    return _compiled(function, _SUMS)
+
+
+# ---- exact arithmetic
+
+
 @_compiled
-def multiply(x: NDArray[np.int64], head: NDArray[np.int64], n: int, d: int) -> None:
-    """Push x mod d to head, x <- x div d;  x <- x * n + pop n from head.  1 <= n, d <= 2**40; 0 <= head * d."""
+def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
+    """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head.
+
+    1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
+    """
     shift_n, inverse_n = _reciprocal(n)
     shift_d, inverse_d = _reciprocal(d)
     for i in range(x.size):
-        quotient, digit = _divmod(x[i], d, shift_d, inverse_d)
-        b, digit_back = _divmod(head[i] * d + digit, n, shift_n, inverse_n)
-        x[i] = quotient * n + digit_back
-        head[i] = b
+        quotient, digit_out = _divmod(x[i], d, shift_d, inverse_d)
+        b, digit_in = _divmod(head[i] * d + digit_out, n, shift_n, inverse_n)
+        x[i], head[i] = quotient * n + digit_in, b
 
 
 @_compiled
-def multiply_each(
-    x: NDArray[np.int64], head: NDArray[np.int64], n: NDArray[np.int64], d: NDArray[np.int64]
-) -> None:
-    """`multiply` by ratios of their own, n and d of shape (length,)."""
+def multiply_each(x: Integers, head: Integers, n: Integers, d: Integers) -> None:
+    """`multiply` with n and d for every element, (length,)."""
     for i in range(x.size):
         b = head[i] * d[i] + x[i] % d[i]
-        x[i] = x[i] // d[i] * n[i] + b % n[i]
-        head[i] = b // n[i]
-
-
-@_compiled
-def accumulate(x: NDArray[np.int64], units: NDArray[np.float64], sign: int) -> None:
-    """x <- x + sign * units, rounded to the nearest integer, to the even one of two.  |units| < 2**63."""
-    for i in range(x.size):
-        x[i] += sign * np.int64(np.rint(units[i]))
-
-
-@_compiled
-def to_floats(x: NDArray[np.int64], unit: float, out: NDArray[np.float64]) -> None:
-    """out <- x * unit."""
-    for i in range(x.size):
-        out[i] = np.float64(x[i]) * unit
+        x[i], head[i] = x[i] // d[i] * n[i] + b % n[i], b // n[i]
 
 
 @_compiled
@@ -74,16 +85,134 @@ def _reciprocal(m: int) -> tuple[int, float]:
 
 @_compiled
 def _divmod(a: int, m: int, shift: int, inverse: float) -> tuple[int, int]:
-    """a div m and a mod m, without a division.
+    """a div m and a mod m, without a division, which takes three times as long.  1 <= m <= 2**40.
 
-    In floats, a * inverse is off the true quotient by less than 3 * 2**-53 of it and is rounded towards zero.  So the
-    remainder at that quotient is below 2**12 + m and exact as a float, and at the next one it is within m
-    of the right one.
+    In floats, a * inverse is off the quotient by less than 3 * 2**-53 of it, and then rounded towards zero.  So
+    what remains is below 2**12 + m, which floats hold exactly, and adding the quotient of that leaves at most one
+    too much or too little.
     """
     if shift >= 0:
         return a >> shift, a & (m - 1)
     quotient = np.int64(np.float64(a) * inverse)
     quotient += np.int64(np.floor(np.float64(a - quotient * m) * inverse))
     rest = a - quotient * m
-    over = np.int64(rest >= m) - np.int64(rest < 0)
-    return quotient + over, rest - over * m
+    excess = np.int64(rest >= m) - np.int64(rest < 0)
+    return quotient + excess, rest - excess * m
+
+
+@_compiled
+def accumulate(x: Integers, values: Floats, factors: Floats, ends: Integers, unit: float) -> int:
+    """x <- x + factors * unit * values, rounded to the nearest integer, to the even one of two.
+
+    Returns the largest |x|, or -1 where a sum, or what is added, is not within +-2**63.  Adding the same with -unit
+    takes it back in any case.
+    """
+    largest, outside = 0, 0
+    for j in range(ends.size):
+        factor = factors[j] * unit
+        for i in _block(ends, j):
+            change = np.rint(factor * values[i])
+            finite = abs(change) < 2.0**63  # False for NaN
+            step = np.int64(change if finite else 0.0)
+            total = x[i] + step
+            overflow = (x[i] ^ total) & (step ^ total)  # negative where both have the other sign
+            outside |= overflow | (np.int64(finite) - 1)
+            largest = max(largest, total ^ (total >> 63))  # |total|, or one less
+            x[i] = total
+    return -1 if outside < 0 or largest == _LAST else largest + 1
+
+
+@_compiled
+def to_floats(x: Integers, unit: float, out: Floats) -> None:
+    """out <- x * unit."""
+    for i in range(x.size):
+        out[i] = np.float64(x[i]) * unit
+
+
+@_compiled
+def sums(x: Integers, ends: Integers, out: Integers) -> None:
+    """The sum of each block."""
+    for j in range(ends.size):
+        total = np.int64(0)
+        for i in _block(ends, j):
+            total += x[i]
+        out[j] = total
+
+
+# ---- adjoints: d is the cotangent of the result; cotangents of inputs are added to, those of coefficients are set
+
+
+@_compiled_with_sums
+def decay_adjoint(factors: Floats, ends: Integers, before: Floats, d: Floats, d_factors: Floats) -> None:
+    """Of x <- factors * x, where x was `before`; d becomes the cotangent of that."""
+    for j in range(ends.size):
+        factor, total = factors[j], 0.0
+        for i in _block(ends, j):
+            total += d[i] * before[i]
+            d[i] *= factor
+        d_factors[j] = total
+
+
+@_compiled_with_sums
+def scaled_pullback(cs: Floats, ends: Integers, x: Floats, d: Floats, d_cs: Floats, d_x: Floats) -> None:
+    """Of c * x."""
+    for j in range(ends.size):
+        c, total = cs[j], 0.0
+        for i in _block(ends, j):
+            total += d[i] * x[i]
+            d_x[i] += c * d[i]
+        d_cs[j] = total
+
+
+@_compiled_with_sums
+def squared_pullback(cs: Floats, ends: Integers, x: Floats, d: Floats, d_cs: Floats, d_x: Floats) -> None:
+    """Of c * x**2."""
+    for j in range(ends.size):
+        c, total = cs[j], 0.0
+        for i in _block(ends, j):
+            total += d[i] * x[i] * x[i]
+            d_x[i] += 2.0 * c * x[i] * d[i]
+        d_cs[j] = total
+
+
+@_compiled
+def normalized(es: Floats, ends: Integers, x: Floats, u: Floats, out: Floats) -> None:
+    """out <- x / (sqrt(u) + e)."""
+    for j in range(ends.size):
+        e = es[j]
+        for i in _block(ends, j):
+            out[i] = x[i] / (np.sqrt(u[i]) + e)
+
+
+@_compiled_with_sums
+def normalized_pullback(
+    factors: Floats,
+    es: Floats,
+    ends: Integers,
+    x: Floats,
+    u: Floats,
+    d: Floats,
+    d_factors: Floats,
+    d_es: Floats,
+    d_x: Floats,
+    d_u: Floats,
+) -> None:
+    """Of a * x / (sqrt(u) + e), for factors a; by way of u it is 0 where u = 0, see `hypergrad.kernels`."""
+    for j in range(ends.size):
+        a, e, total_a, total_e = factors[j], es[j], 0.0, 0.0
+        for i in _block(ends, j):
+            root = np.sqrt(u[i])
+            scale = root + e
+            d_quotient = d[i] / scale
+            d_scale = -a * d_quotient * (x[i] / scale)
+            total_a += d_quotient * x[i]
+            total_e += d_scale
+            d_x[i] += a * d_quotient
+            d_u[i] += d_scale / (2.0 * root) if root > 0.0 else 0.0
+        d_factors[j], d_es[j] = total_a, total_e
+
+
+@_compiled
+def _block(ends: Integers, j: int) -> range:
+    """The indices of block j; unsigned, as one that might be negative keeps a loop from being vectorised."""
+    return range(np.uint64(ends[j - 1] if j > 0 else 0), np.uint64(ends[j]))

@@ -20,10 +20,12 @@ import math
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
 from functools import lru_cache
-from types import ModuleType
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from hypergrad import loops
 
 __all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to_lattice"]
 
@@ -38,6 +40,8 @@ _BIT = 1 << 32
 _WORD = WORD_BITS * _BIT
 _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
 _FULL, _EMPTY = 46 * _BIT, 38 * _BIT
+
+_SAFE = 2.0**63 * (1 - 2.0**-40)  # bounds below this, computed in floats, are below 2**63
 
 
 class FixedPointRangeError(ValueError):
@@ -146,9 +150,9 @@ class BitStore:
         log_n, log_d = _log2(n), _log2(d)
         self._settle(self._level + log_d)
         if isinstance(n, int) and isinstance(d, int):
-            _loops().multiply(x, self._head, n, d)
+            loops.multiply(x, self._head, n, d)
         else:
-            _loops().multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
+            loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
         self._set_level(self._level + log_d - log_n)
 
     def pack(self) -> None:
@@ -296,10 +300,10 @@ class ExactRep:
             if ints.dtype.kind not in "iu":
                 raise TypeError(f"from_intrep takes integers, got dtype {ints.dtype}")
             self.intrep = ints.astype(np.int64)
-            self._bound = np.inf  # of |val|; found when needed
+            self._bound = math.inf  # of |intrep|; found when needed
         else:
             self.intrep = np.zeros(shape, np.int64)
-            self._bound = 0.0
+            self._bound = 0
         self._flat = self.intrep.reshape(-1)
         ends = np.cumsum(sizes if sizes is not None else [self._flat.size]).tolist()
         if ends[-1:] != [self._flat.size]:
@@ -314,7 +318,7 @@ class ExactRep:
     def val(self) -> NDArray[np.float64]:
         """The numbers, as a new float64 array."""
         out = np.empty(self.intrep.shape)
-        _loops().to_floats(self._flat, 2.0**-self.radix_bits, out.reshape(-1))
+        loops.to_floats(self._flat, 2.0**-self.radix_bits, out.reshape(-1))
         return out
 
     @property
@@ -346,11 +350,11 @@ class ExactRep:
 
     def add(self, A: ArrayLike) -> ExactRep:
         """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
-        return self._accumulate(self._in_units(A), 1)
+        return self.add_multiples(*self._as_multiples(A))
 
     def sub(self, A: ArrayLike) -> ExactRep:
         """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
-        return self._accumulate(self._in_units(A), -1)
+        return self.sub_multiples(*self._as_multiples(A))
 
     def mul(self, a: ArrayLike) -> ExactRep:
         """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
@@ -383,19 +387,20 @@ class ExactRep:
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> ExactRep:
         """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d."""
         growth, numerator = _largest_of(ratios)
-        rounding = numerator * 2.0**-self.radix_bits
-        reach = self._bound * growth + rounding
-        if growth > 1.0 and not reach < self.limit:  # the largest factor need not meet the largest number
-            products = [
-                np.abs(self.val.reshape(-1)[b]) * np.divide(n, d)
-                for b, (n, d) in zip(self._blocks, ratios, strict=True)
-            ]
-            product = np.concatenate(products)
-            reach = float(np.max(product, initial=0.0)) * (1 + 2.0**-40) + rounding
-            if not reach < self.limit:
-                index = int(np.argmax(product))
+        reach = self._bound * growth + numerator
+        if growth > 1.0 and not reach < _SAFE:  # the largest factor need not meet the largest number
+            products = np.concatenate(
+                [
+                    np.abs(self._flat[block].astype(np.float64)) * np.divide(n, d)
+                    for block, (n, d) in zip(self._blocks, ratios, strict=True)
+                ]
+            )
+            reach = float(np.max(products, initial=0.0)) + numerator
+            if not reach < _SAFE:
+                index = int(np.argmax(products))
                 raise FixedPointRangeError(
-                    f"multiplying gives {product[index]:.6g}, out of the fixed-point range +-{self.limit:g}",
+                    f"multiplying gives {products[index] * 2.0**-self.radix_bits:.6g}, out of the fixed-point "
+                    f"range +-{self.limit:g}",
                     index,
                 )
         for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
@@ -404,60 +409,52 @@ class ExactRep:
         self._bound = reach
         return self
 
-    def add_units(self, units: NDArray[np.float64]) -> ExactRep:
-        """Add units * 2**-radix_bits, rounded; units: the shape of val.  Undone by `sub_units` of the same."""
-        return self._accumulate(units, 1)
+    def add_multiples(
+        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64]
+    ) -> ExactRep:
+        """Add factors[j] * values, rounded, where block j is.  Undone by `sub_multiples` of the same.
 
-    def sub_units(self, units: NDArray[np.float64]) -> ExactRep:
-        """Subtract what `add_units` of the same numbers adds."""
-        return self._accumulate(units, -1)
+        values: (elements,).  factors, ends: (blocks,); blocks end at ends[j], the last one with the elements.
+        """
+        return self._accumulate(values, factors, ends, 2.0**self.radix_bits)
 
-    def _in_units(self, A: ArrayLike) -> NDArray[np.float64]:
-        """A * 2**radix_bits, in the shape of val."""
+    def sub_multiples(
+        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64]
+    ) -> ExactRep:
+        """Subtract what `add_multiples` of the same adds."""
+        return self._accumulate(values, factors, ends, -(2.0**self.radix_bits))
+
+    def _as_multiples(self, A: ArrayLike) -> tuple:
+        """What `add_multiples` takes to add A."""
         values = np.asarray(A, np.float64)
         if values.shape != self.intrep.shape and values.ndim:
             raise ValueError(f"operand of shape {values.shape} does not match the shape {self.intrep.shape}")
-        with np.errstate(over="ignore"):  # out of range is what it then is
-            return np.multiply(values, 2.0**self.radix_bits, out=np.empty(self.intrep.shape))
+        return np.full(self.intrep.shape, values).reshape(-1), np.ones(1), np.array([self._flat.size])
 
-    def _accumulate(self, units: NDArray[np.float64], sign: int) -> ExactRep:
-        """x <- x + sign * round(units): the same floats give the same integers, so one undoes the other."""
-        units = units.reshape(-1)
-        if not units.size:
-            return self
-        resolution = 2.0**-self.radix_bits
-        largest = math.sqrt(np.dot(units, units))  # not less than any, and found in half the time
-        if not self._bound + largest * resolution < self.limit:
-            largest = max(float(np.max(units)), -float(np.min(units)))  # NaN if there is one
-        if not self._bound + largest * resolution < self.limit:  # so written that NaN gets here too
-            self._bound = self._largest()
-            if not self._bound + largest * resolution < self.limit:
-                self._check_sum(sign * units * resolution)
-        _loops().accumulate(self._flat, units, sign)
-        self._bound += (largest + 1.0) * resolution
+    def _accumulate(
+        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64], unit: float
+    ) -> ExactRep:
+        """x <- x + round(factors * unit * values): the same floats give the same integers, so it can be undone."""
+        largest = loops.accumulate(self._flat, values, factors, ends, unit)
+        if largest < 0:
+            loops.accumulate(self._flat, values, factors, ends, -unit)
+            sizes = np.diff(ends, prepend=0)
+            self._refuse(np.repeat(factors, sizes) * values * math.copysign(1.0, unit))
+        self._bound = largest
         return self
 
-    def _largest(self) -> float:
-        """The largest magnitude, rounded up a little."""
-        if not self._flat.size:
-            return 0.0
-        extremes = float(self._flat.max()), -float(self._flat.min())
-        return max(*extremes, 0.0) * 2.0**-self.radix_bits * (1 + 2.0**-40)
-
-    def _check_sum(self, values: NDArray[np.float64]) -> None:
-        """Raise at the first element that adding these does not leave in range, if there is one."""
+    def _refuse(self, values: NDArray[np.float64]) -> NoReturn:
+        """Raise at the first element to which its value can't be added."""
         if not np.all(np.isfinite(values)):
             index = int(np.argmin(np.isfinite(values)))
             raise FixedPointRangeError(
                 f"{values[index]} at position {index} can't be held in fixed point", index
             )
         sums = self.val.reshape(-1) + values
-        fits = (np.abs(sums) < self.limit * (1 - 2.0**-40)) & (np.abs(values) < self.limit)
-        if not np.all(fits):
-            index = int(np.argmin(fits))
-            raise FixedPointRangeError(
-                f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}", index
-            )
+        index = int(np.argmax(np.maximum(np.abs(sums), np.abs(values)) >= self.limit * (1 - 2.0**-40)))
+        raise FixedPointRangeError(
+            f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}", index
+        )
 
 
 def round_to_lattice(factor: ArrayLike) -> NDArray[np.float64]:
@@ -503,14 +500,6 @@ def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
         max(float(np.max(np.divide(n, d), initial=0.0)) for n, d in ratios),
         max(float(np.max(n, initial=0)) for n, _ in ratios),
     )
-
-
-@lru_cache(maxsize=1)
-def _loops() -> ModuleType:
-    """`hypergrad.compiled`, imported when it is first needed: `import hypergrad` stays light."""
-    from hypergrad import compiled
-
-    return compiled
 
 
 def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hypergrad.operations import Vector
+from hypergrad import loops
+from hypergrad.operations import Blocks, Vector
 
 __all__ = ["NORMALIZED", "SQUARED"]
 
@@ -17,22 +19,17 @@ __all__ = ["NORMALIZED", "SQUARED"]
 class Squared:
     """The kernel c * x**2."""
 
-    def forward(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
-    ) -> Vector:
-        """c * x**2, never negative where c is not."""
-        squares = np.multiply(inputs[0], inputs[0], out=out)
-        squares *= coefficients[0]
-        return squares
+    def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """x**2."""
+        return np.square(inputs[0])
 
     def pullback(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """(<cotangent, x**2>), (2 c x * cotangent)."""
-        product = inputs[0] * cotangent
-        d_c = np.einsum("i,i", product, inputs[0])
-        product *= 2.0 * coefficients[0]
-        return (d_c,), (product,)
+        self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """(<cotangent, x**2>,); adds 2 c x * cotangent."""
+        d_c = np.empty(len(blocks.ends))
+        loops.squared_pullback(*blocks.coefficients, blocks.ends, *inputs, cotangent, d_c, *d_inputs)
+        return (d_c,)
 
 
 class Normalized:
@@ -45,36 +42,19 @@ class Normalized:
     a p / e, which is what comes by way of x alone.
     """
 
-    def forward(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
-    ) -> Vector:
-        """a * x / (sqrt(u) + e)."""
-        a, e = coefficients
-        x, u = inputs
-        result = np.sqrt(u, out=out)
-        result += e
-        np.divide(x, result, out=result)
-        result *= a
+    def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """x / (sqrt(u) + e)."""
+        result = np.empty_like(inputs[0])
+        loops.normalized(*others.coefficients, others.ends, *inputs, result)
         return result
 
     def pullback(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """(d_a, d_e), (d_x, d_u)."""
-        a, e = coefficients
-        x, u = inputs
-        root = np.sqrt(u)
-        scale = root + e
-        d_x = cotangent / scale
-        d_a = np.einsum("i,i", d_x, x)
-        d_x *= a
-        d_scale = np.divide(x, scale, out=scale)
-        d_scale *= d_x  # less a sign, which the last two results get
-        d_e = -np.sum(d_scale)
-        np.copyto(root, np.inf, where=root == 0.0)
-        root *= -2.0
-        d_u = np.divide(d_scale, root, out=d_scale)
-        return (d_a, d_e), (d_x, d_u)
+        self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """(d_a, d_e); adds d_x and d_u."""
+        d_a, d_e = np.empty((2, len(blocks.ends)))
+        loops.normalized_pullback(*blocks.coefficients, blocks.ends, *inputs, cotangent, d_a, d_e, *d_inputs)
+        return d_a, d_e
 
 
 SQUARED = Squared()

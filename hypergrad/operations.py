@@ -3,25 +3,34 @@
     Decay(s, c)            s <- s * c          the remainder goes into the information buffer
     Add(s, f, ...)         s <- s + f(...)     f reads other states, coefficients and the gradient g, never s
 
-Both act on the numbers of a state, those of an `ExactRep`, block by block: `blocks` lists the parts of the vectors
-that share coefficients, as (slice, coefficients), with one entry where all do.
+Both act on the numbers of a state, those of an `ExactRep`, block by block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hypergrad import loops
 from hypergrad.exact_rep import BitStore, as_ratio
 
 __all__ = ["Add", "Blocks", "Decay", "Kernel", "Numbers", "Operation", "Program", "Scaled", "Vector"]
 
 Vector = NDArray[np.float64]
-Blocks = Sequence[tuple[slice, Sequence[float]]]
+
+
+class Blocks(NamedTuple):
+    """The consecutive parts of the state vectors that share coefficients, (blocks,) of them.
+
+    ends: where each ends, (blocks,), int64.  coefficients: of an operation, in its order, (blocks,) each.
+    """
+
+    ends: NDArray[np.int64]
+    coefficients: Sequence[NDArray[np.float64]]
 
 
 class Numbers(Protocol):
@@ -40,11 +49,11 @@ class Numbers(Protocol):
     def forget(self) -> None:
         """Let go of digits that going forward does not need."""
 
-    def add_units(self, units: Vector) -> Any:
-        """Add units * 2**-radix_bits."""
+    def add_multiples(self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64]) -> Any:
+        """Add factors[j] * values where block j is."""
 
-    def sub_units(self, units: Vector) -> Any:
-        """Subtract units * 2**-radix_bits."""
+    def sub_multiples(self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64]) -> Any:
+        """Subtract them."""
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
         """Multiply block j by ratios[j] = (n, d)."""
@@ -67,52 +76,57 @@ class Decay:
 
     def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Multiply."""
-        state.rational_mul_blocks([as_ratio(factor) for _, (factor,) in blocks])
+        state.rational_mul_blocks([as_ratio(factor) for factor in blocks.coefficients[0].tolist()])
 
     def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Divide, taking the remainder back."""
-        state.rational_mul_blocks([as_ratio(factor)[::-1] for _, (factor,) in blocks])
+        state.rational_mul_blocks([as_ratio(factor)[::-1] for factor in blocks.coefficients[0].tolist()])
 
     def adjoint(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], d_target: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """(d_factor, nothing); changes d_target.  inputs: the target before, or none if d_factor is not wanted."""
-        d_factor = [np.einsum("i,i", d_target, before) for before in inputs]
-        d_target *= coefficients[0]
-        return d_factor, ()
+        self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """(d_factor,), or nothing where inputs, the target before, is left out; changes d_target."""
+        ends, (factors,) = blocks
+        if not inputs:
+            d_target *= np.repeat(factors, np.diff(ends, prepend=0))
+            return ()
+        d_factors = np.empty(len(ends))
+        loops.decay_adjoint(factors, ends, *inputs, d_target, d_factors)
+        return (d_factors,)
 
 
 class Kernel(Protocol):
-    """A function of coefficients (numbers) and vectors, element by element, with its derivative.
+    """A function of coefficients and vectors, element by element, with its derivative.
 
-    It is proportional to the first of its coefficients, so that this can take the unit of the result.
+    It is proportional to the first of its coefficients.
     """
 
-    def forward(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
-    ) -> Vector:
-        """The value, in `out` or a new array: the same bits for the same arguments.  Must not change the inputs."""
+    def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """The value where the first coefficient is 1, of the other ones: the same bits for the same arguments.
+
+        It may be one of the inputs; they must not be changed.
+        """
 
     def pullback(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """The cotangents of the coefficients and of the inputs."""
+        self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
 
 
 class Scaled:
     """The kernel c * x."""
 
-    def forward(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], out: Vector | None = None
-    ) -> Vector:
-        """c * x."""
-        return np.multiply(inputs[0], coefficients[0], out=out)
+    def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """x."""
+        return inputs[0]
 
     def pullback(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], cotangent: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """(<cotangent, x>, c * cotangent)."""
-        return (np.einsum("i,i", cotangent, inputs[0]),), (coefficients[0] * cotangent,)
+        self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """(<cotangent, x>,); adds c * cotangent."""
+        d_c = np.empty(len(blocks.ends))
+        loops.scaled_pullback(*blocks.coefficients, blocks.ends, *inputs, cotangent, d_c, *d_inputs)
+        return (d_c,)
 
 
 SCALED = Scaled()
@@ -137,25 +151,22 @@ class Add:
 
     def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Add."""
-        state.add_units(self._change(state, blocks, inputs))
+        state.add_multiples(*self._multiples(blocks, inputs))
 
     def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
         """Subtract the same."""
-        state.sub_units(self._change(state, blocks, inputs))
+        state.sub_multiples(*self._multiples(blocks, inputs))
 
     def adjoint(
-        self, coefficients: Sequence[float], inputs: Sequence[Vector], d_target: Vector
-    ) -> tuple[Sequence[float], Sequence[Vector]]:
-        """(d_coefficients, d_inputs)."""
-        return self.kernel.pullback(coefficients, inputs, d_target)
+        self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
+    ) -> Sequence[NDArray[np.float64]]:
+        """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
+        return self.kernel.pullback(blocks, inputs, d_target, d_inputs)
 
-    def _change(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
-        """What to add, in units of 2**-radix_bits."""
-        change, unit = np.empty(blocks[-1][0].stop), 2.0**state.radix_bits
-        with np.errstate(over="ignore"):  # out of range is what it then is
-            for part, (first, *others) in blocks:
-                self.kernel.forward((first * unit, *others), [x[part] for x in inputs], out=change[part])
-        return change
+    def _multiples(self, blocks: Blocks, inputs: Sequence[Vector]) -> tuple:
+        """What to add: a vector, with factors for its blocks."""
+        ends, (first, *others) = blocks
+        return self.kernel.forward(Blocks(ends, others), inputs), first, ends
 
 
 Operation = Decay | Add

@@ -213,6 +213,7 @@ class Run:
         self.rule = rule
         self.layout, self.theta_layout = layout, theta_layout
         self.coefficient_names = coefficient_names
+        self.whole = np.array([layout.size])  # one block
         self.num_steps = num_steps
         self.recovery = recovery
         self.wants_theta = False
@@ -228,7 +229,9 @@ class Run:
         """
         self.arguments = dict(zip(self.argument_names, arguments, strict=True))
         self.theta = self.theta_layout.split(self.arguments["theta"])
-        self.coefficients = {name: self.arguments[name] for name in self.coefficient_names}
+        self.coefficients = {
+            name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
+        }
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
@@ -339,18 +342,14 @@ class Run:
                     gradient, d_gradient = x, np.zeros(self.layout.size)
                     if x.pullback is None:
                         x.evaluate(self, with_pullback=True)
-            xs = _vectors(inputs)
-            for j, (part, coefficients) in enumerate(self._blocks(operation, t)):
-                d_coefficients, d_inputs = operation.adjoint(
-                    coefficients, [x[part] for x in xs], d[operation.target][part]
-                )
-                for name, d_c in zip(operation.coefficients, d_coefficients, strict=False):
-                    if name in d:
-                        rows, columns = d[name].shape
-                        d[name][t if rows > 1 else 0, j if columns > 1 else 0] += d_c
-                for name, d_x in zip(getattr(operation, "inputs", ()), d_inputs, strict=True):
-                    total = d_gradient if name == "g" else d[name]
-                    total[part] += d_x
+            d_inputs = [d_gradient if name == "g" else d[name] for name in getattr(operation, "inputs", ())]
+            d_coefficients = operation.adjoint(
+                self._blocks(operation, t), _vectors(inputs), d[operation.target], d_inputs
+            )
+            for name, d_c in zip(operation.coefficients, d_coefficients, strict=False):
+                if name in d:
+                    row = d[name][t if len(d[name]) > 1 else 0]
+                    row += d_c if row.size > 1 else d_c.sum()
         self._pull_back_gradient(gradient, d_gradient, d)
 
     def _pull_back_gradient(self, gradient: Gradient | None, d_gradient: Any, d: dict[str, NDArray]) -> None:
@@ -401,11 +400,9 @@ class Run:
         rows = [c[t if len(c) > 1 else 0] for c in map(self.coefficients.get, operation.coefficients)]
         separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
         if not separate and all(row.size == 1 for row in rows):
-            return [(slice(0, self.layout.size), [float(row[0]) for row in rows])]
-        return [
-            (part, [float(row[j] if row.size > 1 else row[0]) for row in rows])
-            for j, part in enumerate(self.layout.slices)
-        ]
+            return Blocks(self.whole, rows)
+        ends = self.layout.ends
+        return Blocks(ends, [row if row.size > 1 else np.repeat(row, len(ends)) for row in rows])
 
     def _largest_gradient(self) -> float:
         """At the initial weights; 0 where there is no step to take."""
@@ -493,6 +490,7 @@ class Gradient:
             )
         else:
             self.value = run.gradient(leaves, run.theta, self.t)
+        self.value = np.ascontiguousarray(self.value, np.float64)
         squared_norm = np.dot(self.value, self.value)  # the fastest look at all: finite only if they are
         if not np.isfinite(squared_norm) and not np.all(np.isfinite(self.value)):
             index = int(np.argmin(np.isfinite(self.value)))

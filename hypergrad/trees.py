@@ -56,7 +56,8 @@ class Layout:
             _check_leaf(path, leaf)
         self.shapes = [onp.shape(leaf) for _, leaf in pairs]
         self.sizes = [int(onp.prod(shape, dtype=int)) for shape in self.shapes]
-        ends = onp.cumsum([0, *self.sizes]).tolist()
+        self.ends = onp.cumsum(self.sizes, dtype=onp.int64)
+        ends = [0, *self.ends.tolist()]
         self.size = ends[-1]
         self.slices = [slice(start, end) for start, end in itertools.pairwise(ends)]
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import hypergrad as hg
 from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.kernels import NORMALIZED, SQUARED, Normalized
+from hypergrad.operations import SCALED, Blocks
 from hypergrad.rules import HeavyBall, Nesterov
 
 T = 60
@@ -183,9 +184,14 @@ def test_a_wrong_kernel_is_caught(problem, monkeypatch, wrong):
     """The checks above must be able to fail: one derivative of x / (sqrt(u) + e) off by a percent."""
     pullback = Normalized.pullback
 
-    def wrong_pullback(self, coefficients, inputs, cotangent):
-        d_coefficients, (d_x, d_u) = pullback(self, coefficients, inputs, cotangent)
-        return d_coefficients, (d_x * 1.01, d_u) if wrong == "x" else (d_x, d_u * 1.01)
+    def wrong_pullback(self, blocks, inputs, cotangent, d_inputs):
+        parts = [onp.zeros_like(x) for x in inputs]
+        d_coefficients = pullback(self, blocks, inputs, cotangent, parts)
+        for d_x, part, factor in zip(
+            d_inputs, parts, (1.01, 1.0) if wrong == "x" else (1.0, 1.01), strict=True
+        ):
+            d_x += factor * part
+        return d_coefficients
 
     hypers = make_hypers(Adam, problem)
     true = grad(lambda h: problem.objective(float_trained(Adam, problem, h)))(hypers)
@@ -195,19 +201,31 @@ def test_a_wrong_kernel_is_caught(problem, monkeypatch, wrong):
         assert relative_error(found[name], true[name]) > 1e-4, name
 
 
-@pytest.mark.parametrize("kernel", [SQUARED, NORMALIZED])
+@pytest.mark.parametrize("kernel", [SCALED, SQUARED, NORMALIZED])
 def test_kernels_pull_back_what_autograd_does(kernel):
+    """In three blocks, one of them empty; cotangents of inputs are added to what is there."""
     rng = onp.random.RandomState(0)
-    coefficients = [0.7] if kernel is SQUARED else [-0.7, 0.01]
-    inputs = [rng.standard_normal(5)] if kernel is SQUARED else [rng.standard_normal(5), rng.rand(5)]
-    cotangent = rng.standard_normal(5)
-    formula = (lambda c, x: c[0] * x[0] ** 2) if kernel is SQUARED else normalized
+    formula, coefficients, inputs = {
+        SCALED: (lambda c, x: c[0] * x[0], 1, 1),
+        SQUARED: (lambda c, x: c[0] * x[0] ** 2, 1, 1),
+        NORMALIZED: (normalized, 2, 2),
+    }[kernel]
+    ends = onp.array([30, 30, 47])
+    sizes = onp.diff(ends, prepend=0)
+    coefficients, inputs = rng.rand(coefficients, 3) - [[0.5], [-0.1]][:coefficients], rng.randn(inputs, 47)
+    inputs[1:] **= 2
+    cotangent, before = rng.randn(47), rng.randn(*inputs.shape)
 
-    onp.testing.assert_allclose(kernel.forward(coefficients, inputs), formula(coefficients, inputs))
-    true = grad(lambda args: np.sum(formula(*args) * cotangent))((coefficients, inputs))
-    found = kernel.pullback(coefficients, inputs, cotangent)
-    for name, a, b in zip(("coefficients", "inputs"), found, true, strict=True):
-        assert relative_error(list(a), list(b)) < 1e-13, name
+    def value(coefficients, inputs):
+        return formula([np.repeat(c, sizes) for c in coefficients], inputs)
+
+    found = kernel.forward(Blocks(ends, coefficients[1:]), inputs) * onp.repeat(coefficients[0], sizes)
+    onp.testing.assert_allclose(found, value(coefficients, inputs))
+    true = grad(lambda args: np.sum(value(*args) * cotangent))((coefficients, inputs))
+    d_inputs = before.copy()
+    d_coefficients = kernel.pullback(Blocks(ends, coefficients), inputs, cotangent, d_inputs)
+    assert relative_error(onp.array(d_coefficients), true[0]) < 1e-13
+    assert relative_error(d_inputs - before, true[1]) < 1e-13
 
 
 def normalized(coefficients, inputs):
