@@ -43,7 +43,7 @@ from hypergrad import differentiation
 from hypergrad.exact_rep import BitStore, ExactRep
 from hypergrad.mnist import load_data_dicts
 from hypergrad.networks import penalty
-from hypergrad.nn_utils import init_weights, net_log_probs, nll
+from hypergrad.nn_utils import init_weights, net_nll
 from hypergrad.operations import Decay
 from hypergrad.trees import Layout
 from hypergrad.util import RandomState
@@ -134,7 +134,7 @@ def make_problem(config: Config, case: Case) -> Problem:
             for i in range(len(start))
             for j in range(2)
         )
-        return nll(net_log_probs(weights, data["X"][rows]), data["T"][rows]) + penalty_of_all
+        return net_nll(weights, data["X"][rows], data["T"][rows]) + penalty_of_all
 
     def tree(value: Callable[[Any], Any]) -> list:
         return [(value(W), value(b)) for W, b in start]

@@ -101,14 +101,14 @@ def by_hypergrad(problem: Problem) -> Callable[[], np.ndarray]:
     from autograd import grad
 
     import hypergrad as hg
-    from hypergrad.nn_utils import net_log_probs, nll
+    from hypergrad.nn_utils import net_nll
 
     def layers(arrays: Any) -> list:
         return [(arrays[i], arrays[i + 1]) for i in range(0, len(problem.start), 2)]
 
     def loss(weights: Any, theta: None, t: int) -> Any:
         rows = problem.batches[t]
-        return nll(net_log_probs(layers(weights), problem.X[rows]), problem.T[rows])
+        return net_nll(layers(weights), problem.X[rows], problem.T[rows])
 
     def objective(start: Any, step_sizes: Any, decays: Any) -> Any:
         rule = hg.Momentum(
@@ -118,7 +118,7 @@ def by_hypergrad(problem: Problem) -> Callable[[], np.ndarray]:
         )
         weights = hg.train(loss, start, rule, len(problem.batches))
         rows = slice(problem.num_eval_rows)
-        return nll(net_log_probs(layers(weights), problem.X[rows]), problem.T[rows])
+        return net_nll(layers(weights), problem.X[rows], problem.T[rows])
 
     gradient = grad(objective, (0, 1, 2))
     return lambda: _flat(gradient(problem.start, problem.step_sizes, problem.decays))

@@ -22,7 +22,7 @@ from autograd import grad
 import hypergrad as hg
 from benchmarks.common import peak_memory, resident_memory, seconds_of, table, verdict
 from hypergrad.mnist import load_data_dicts
-from hypergrad.nn_utils import init_weights, net_log_probs, nll
+from hypergrad.nn_utils import init_weights, net_nll
 from hypergrad.util import RandomState
 
 GOAL_BYTES = 2 * 10**9
@@ -83,7 +83,7 @@ def measure(arguments: tuple[Config, Case]) -> dict[str, Any]:
 
     def loss(weights: Any, theta: None, t: int) -> Any:
         rows = np.random.RandomState(seeds[t]).randint(config.num_rows, size=case.batch_size)
-        return nll(net_log_probs(weights, X[rows]), T[rows])
+        return net_nll(weights, X[rows], T[rows])
 
     def note(step: hg.BackwardStep) -> None:
         if step.iteration == case.num_steps - 1:
@@ -95,7 +95,7 @@ def measure(arguments: tuple[Config, Case]) -> dict[str, Any]:
             loss, start, rule, case.num_steps, recovery=recovery, monitor=note, dtype=case.precision
         )
         rows = slice(config.num_eval_rows)
-        return nll(net_log_probs(weights, data["X"][rows]), data["T"][rows])
+        return net_nll(weights, data["X"][rows], data["T"][rows])
 
     def each_array(value: float) -> list:
         return [(value, value) for _ in start]

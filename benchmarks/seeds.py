@@ -38,7 +38,7 @@ def hypergradient(arguments: tuple[Config, int]) -> dict[str, Any]:
     """The hypergradient of one seed, and the threads of each library for linear algebra in its process."""
     import hypergrad as hg
     from hypergrad.mnist import load_data_dicts
-    from hypergrad.nn_utils import init_weights, net_log_probs, nll
+    from hypergrad.nn_utils import init_weights, net_nll
     from hypergrad.util import RandomState
 
     config, seed = arguments
@@ -48,11 +48,11 @@ def hypergradient(arguments: tuple[Config, int]) -> dict[str, Any]:
 
     def loss(weights: Any, theta: None, t: int) -> Any:
         rows = RandomState((seed, t)).randint(config.num_rows, size=batch_size)
-        return nll(net_log_probs(weights, data["X"][rows]), data["T"][rows])
+        return net_nll(weights, data["X"][rows], data["T"][rows])
 
     def final_loss(step_sizes: Any) -> Any:
         weights = hg.train(loss, start, hg.Momentum(step_sizes, 0.9), config.num_steps)
-        return nll(net_log_probs(weights, data["X"][:1000]), data["T"][:1000])
+        return net_nll(weights, data["X"][:1000], data["T"][:1000])
 
     gradient = grad(final_loss)(np.full(config.num_steps, 0.1))
     return {"gradient": gradient, "threads": _threads()}

@@ -8,11 +8,13 @@ closures cost: no graph of operations is built, and what the function has comput
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from autograd import builtins, make_jvp, make_vjp
+from autograd import make_jvp, make_vjp
 from autograd.extend import (
     SparseObject,
     VSpace,
@@ -23,7 +25,7 @@ from autograd.extend import (
     primitive,
 )
 
-from hypergrad.differentiation import is_traced
+from hypergrad.differentiation import Parts, is_traced
 
 __all__ = ["with_derivatives"]
 
@@ -61,7 +63,8 @@ class _Call:
     ) -> None:
         self.function, self.otherwise = function, otherwise
         self.count, self.data, self.traced = count, data, traced
-        self.pullback: Callable | None = None  # once the function has run
+        self.shapes: list[tuple[int, ...]] = []  # of the arrays; this and the next once the function has run
+        self.pullback: Callable | None = None
 
     def apply(self, function: Callable, inputs: Sequence[Array]) -> Any:
         """The function, or the other form of it, of these inputs."""
@@ -84,7 +87,7 @@ class _Call:
 
         def gradient(cotangent: Array, *inputs: Array) -> Any:
             pull_back, _ = make_vjp(function, tuple(range(self.count)))(*inputs)
-            return _packed(pull_back(cotangent))
+            return _end_to_end(*pull_back(cotangent))
 
         return gradient
 
@@ -103,6 +106,7 @@ class _Gradient:
 
 @primitive
 def _value(call: _Call, *inputs: Array) -> Array:
+    call.shapes = [np.shape(array) for array in inputs[: call.count]]
     result, call.pullback = call.apply(call.function, inputs)
     return result
 
@@ -111,25 +115,42 @@ def _value(call: _Call, *inputs: Array) -> Array:
 def _gradient(gradient: _Gradient, cotangent: Array, *inputs: Array) -> Any:
     call = gradient.call
     parts, gradient.second = call.pullback(cotangent)
-    return _packed(_checked(parts, inputs[: call.count], "pullback"))
+    return _end_to_end(*_checked(parts, call.shapes, "pullback"))
 
 
-def _packed(parts: Sequence[Array]) -> Any:
-    """What stands for the cotangents of several arrays in autograd's graph: a tuple; of one array, its own."""
-    return parts[0] if len(parts) == 1 else builtins.tuple(parts)
+@primitive
+def _end_to_end(*parts: Array) -> Array:
+    """One array as it is, more as one vector: without a copy where one is what they are views of, end to end."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = getattr(parts[0], "base", None)
+    if isinstance(whole, np.ndarray) and whole.ndim == 1 and whole.flags.c_contiguous:
+        ends = accumulate((np.size(part) for part in parts), initial=0)
+        places = [_address(whole) + end * whole.itemsize for end in ends]
+        if whole.size == sum(map(np.size, parts)) and all(
+            part.base is whole and part.flags.c_contiguous and _address(part) == place
+            for part, place in zip(parts, places, strict=False)
+        ):
+            return whole
+    return np.concatenate([np.reshape(part, -1) for part in parts])
 
 
-def _unpacked(packed: Any, count: int) -> list[Array]:
-    if count == 1:
-        return [packed]
-    return [_take_part(packed, i) for i in range(count)] if is_traced(packed) else list(packed)
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
-# autograd's own derivative of tuple[i] adds to a tuple of zeros.  Here each part is taken once, and its cotangent
-# takes its place.
+def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:
+    """What `_end_to_end` has put together; or what has stayed apart, as a tuple."""
+    if isinstance(whole, tuple):
+        return whole
+    return Parts(whole, lambda i: _take_part(whole, shapes, i), len(shapes)) if len(shapes) > 1 else [whole]
 
 
-class _Parts(VSpace):
+# The derivative of a slice would add to a vector of zeros.  Here each part is taken once, so that their cotangents
+# need not be added up: they stay apart, as a tuple.
+
+
+class _Tuples(VSpace):
     """Tuples of so many arrays; 0.0 stands for an array of zeros."""
 
     def __init__(self, count: int) -> None:
@@ -140,26 +161,48 @@ class _Parts(VSpace):
 
 
 @primitive
-def _take_part(parts: Any, i: int) -> Array:
-    return parts[i]
+def _take_part(whole: Array, shapes: Sequence[tuple[int, ...]], i: int) -> Array:
+    if isinstance(whole, tuple):
+        return whole[i]
+    start = sum(map(math.prod, shapes[:i]))
+    return whole[start : start + math.prod(shapes[i])].reshape(shapes[i])
 
 
 @primitive
-def _put_part(part: Array, i: int, count: int) -> SparseObject:
+def _put_part(part: Array, shapes: Sequence[tuple[int, ...]], i: int) -> SparseObject:
     def add_to(parts: tuple) -> tuple:
         return (*parts[:i], part, *parts[i + 1 :])
 
-    return SparseObject(_Parts(count), add_to)
+    return SparseObject(_Tuples(len(shapes)), add_to)
 
 
-defvjp(_take_part, lambda ans, parts, i: lambda g: _put_part(g, i, len(parts)))
-defvjp(_put_part, lambda ans, part, i, count: lambda g: _take_part(g, i))
+defvjp(_take_part, lambda ans, whole, shapes, i: lambda g: _put_part(g, shapes, i))
+defvjp(_put_part, lambda ans, part, shapes, i: lambda g: _take_part(g, shapes, i))
 defjvp(_take_part, "same")
 defjvp(_put_part, "same")
 
 
-def _checked(parts: Sequence[Array], arrays: Sequence[Array], what: str) -> Sequence[Array]:
-    shapes, expected = [np.shape(part) for part in parts], [np.shape(array) for array in arrays]
+def _end_to_end_vjp(argnums: tuple[int, ...], ans: Array, parts: tuple, kwargs: dict) -> Callable:
+    shapes = [np.shape(part) for part in parts]
+
+    def pull_back(cotangent: Any) -> list[Array]:
+        cotangents = list(_parts(cotangent, shapes))
+        return [cotangents[i] for i in argnums]
+
+    return pull_back
+
+
+def _end_to_end_jvp(argnums: tuple[int, ...], tangents: Any, ans: Array, parts: tuple, kwargs: dict) -> Array:
+    moving = dict(zip(argnums, tangents, strict=True))
+    return _end_to_end(*[moving.get(i, np.zeros(np.shape(part))) for i, part in enumerate(parts)])
+
+
+defvjp_argnums(_end_to_end, _end_to_end_vjp)
+defjvp_argnums(_end_to_end, _end_to_end_jvp)
+
+
+def _checked(parts: Sequence[Array], expected: Sequence[tuple[int, ...]], what: str) -> Sequence[Array]:
+    shapes = [np.shape(part) for part in parts]
     if shapes != expected:
         raise ValueError(
             f"{what} must return cotangents of shapes {expected}, those of the arrays, got {shapes}"
@@ -172,15 +215,17 @@ def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) 
     places = tuple(argnum - 1 for argnum in argnums)
     data_places = tuple(place for place in places if place >= call.count)
 
-    def pull_back(cotangent: Array) -> list[Array]:
-        parts = {}
+    def pull_back(cotangent: Array) -> Iterable[Array]:
+        found = {}
         if len(data_places) < len(places):
-            packed = _gradient(_Gradient(call), cotangent, *inputs)
-            parts = dict(enumerate(_unpacked(packed, call.count)))
+            parts = _parts(_gradient(_Gradient(call), cotangent, *inputs), call.shapes)
+            if places == tuple(range(call.count)):
+                return parts
+            found = dict(enumerate(parts))
         if data_places:
             function = call.by_operations("data passed by name")
-            parts |= zip(data_places, make_vjp(function, data_places)(*inputs)[0](cotangent), strict=True)
-        return [parts[place] for place in places]
+            found |= zip(data_places, make_vjp(function, data_places)(*inputs)[0](cotangent), strict=True)
+        return [found[place] for place in places]
 
     return pull_back
 
@@ -189,16 +234,18 @@ def _gradient_vjp(argnums: tuple[int, ...], ans: Any, args: tuple, kwargs: dict)
     gradient, *inputs = args  # the cotangent first
     call, places = gradient.call, tuple(argnum - 1 for argnum in argnums)
 
-    def pull_back(packed: Any) -> Sequence[Array]:
-        arrays = inputs[1 : 1 + call.count]
-        pairs = zip(_unpacked(packed, call.count), arrays, strict=True)
-        directions = [v if np.shape(v) == np.shape(x) else np.zeros(np.shape(x)) for v, x in pairs]
+    def pull_back(directions: Any) -> Iterable[Array]:
+        pairs = zip(_parts(directions, call.shapes), call.shapes, strict=True)
+        directions = [v if np.shape(v) == shape else np.zeros(shape) for v, shape in pairs]
         if places[-1] > call.count or any(is_traced(x) for x in (*inputs, *directions)):
             what = "data passed by name" if places[-1] > call.count else "third derivatives"
             by_operations = call.gradient_by_operations(what)
-            return make_vjp(by_operations, places)(*inputs)[0](_packed(directions))
+            return make_vjp(by_operations, places)(*inputs)[0](_end_to_end(*directions))
         d_cotangent, d_arrays = gradient.second(directions)
-        d = [d_cotangent, *_checked(d_arrays, arrays, "the pullback of the pullback")]
+        _checked(d_arrays, call.shapes, "the pullback of the pullback")
+        if places == tuple(range(1, 1 + call.count)):
+            return _parts(_end_to_end(*d_arrays), call.shapes)
+        d = [d_cotangent, *d_arrays]
         return [d[place] for place in places]
 
     return pull_back

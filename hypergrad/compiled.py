@@ -18,14 +18,20 @@ from numpy.typing import NDArray
 
 __all__ = [
     "accumulate",
+    "center",
     "decay_adjoint",
     "multiply",
     "multiply_each",
+    "normalize",
     "normalized",
     "normalized_pullback",
     "scaled_pullback",
     "squared_pullback",
     "sums",
+    "tanh_derivative",
+    "tanh_exponents",
+    "tanh_of_exponentials",
+    "tanh_second_derivative",
     "to_floats",
 ]
 
@@ -210,6 +216,68 @@ def normalized_pullback(
             d_x[i] += a * d_quotient
             d_u[i] += d_scale / (2.0 * root) if root > 0.0 else 0.0
         d_factors[j], d_es[j] = total_a, total_e
+
+
+# ---- between the matrix products of `hypergrad.networks`: arrays of shape (rows, units), b and u of (units,)
+
+
+@_compiled
+def tanh_exponents(s: Floats, b: Floats) -> None:
+    """s <- -2 (s + b), of which tanh(s + b) = 2 / (1 + exp(.)) - 1."""
+    for i in range(s.shape[0]):
+        for k in range(s.shape[1]):
+            s[i, k] = -2.0 * (s[i, k] + b[k])
+
+
+@_compiled
+def tanh_of_exponentials(a: Floats, slope: Floats) -> None:
+    """a <- 2 / (1 + a) - 1;  slope <- the derivative there."""
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            tanh = 2.0 / (1.0 + a[i, k]) - 1.0
+            a[i, k], slope[i, k] = tanh, 1.0 - tanh * tanh
+
+
+@_compiled
+def center(s: Floats, b: Floats) -> None:
+    """s <- s + b, less the largest of each row: so that no exponential overflows."""
+    for i in range(s.shape[0]):
+        largest = -np.inf
+        for k in range(s.shape[1]):
+            s[i, k] += b[k]
+            largest = max(largest, s[i, k])
+        for k in range(s.shape[1]):
+            s[i, k] -= largest
+
+
+@_compiled
+def normalize(p: Floats, s: Floats) -> None:
+    """p <- p / (its row sum);  s <- s - log(that)."""
+    for i in range(p.shape[0]):
+        total = 0.0
+        for k in range(p.shape[1]):
+            total += p[i, k]
+        shift = np.log(total)
+        for k in range(p.shape[1]):
+            p[i, k] /= total
+            s[i, k] -= shift
+
+
+@_compiled
+def tanh_derivative(Rs: Floats, u: Floats, slope: Floats, Ra: Floats) -> None:
+    """Rs <- Rs + u;  Ra <- slope * Rs."""
+    for i in range(Rs.shape[0]):
+        for k in range(Rs.shape[1]):
+            Rs[i, k] += u[k]
+            Ra[i, k] = slope[i, k] * Rs[i, k]
+
+
+@_compiled
+def tanh_second_derivative(Rd: Floats, slope: Floats, a: Floats, Rs: Floats, d: Floats) -> None:
+    """Rd <- slope * Rd - 2 a * Rs * d."""
+    for i in range(Rd.shape[0]):
+        for k in range(Rd.shape[1]):
+            Rd[i, k] = slope[i, k] * Rd[i, k] - 2.0 * a[i, k] * Rs[i, k] * d[i, k]
 
 
 @_compiled

@@ -6,7 +6,7 @@ The only module that touches autograd's internals, so that another differentiato
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
 
-__all__ = ["gradient", "gradient_with_pullback", "is_traced", "joint_primitive", "rounded_factor", "value_of"]
+__all__ = [
+    "Parts",
+    "gradient",
+    "gradient_with_pullback",
+    "is_traced",
+    "joint_primitive",
+    "rounded_factor",
+    "value_of",
+]
 
 value_of = getval  # the plain value under any number of autograd's boxes
 is_traced = isbox
@@ -41,8 +49,7 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)
         return onp.zeros(sum(onp.size(getval(leaf)) for leaf in leaves))
-    slopes = _backward(vspace(value._value).ones(), value._node, roots)
-    return _join(slopes, leaves)
+    return _backward(vspace(value._value).ones(), value._node, roots, leaves)
 
 
 def gradient_with_pullback(
@@ -55,7 +62,7 @@ def gradient_with_pullback(
     value, roots = _trace(flat_gradient, leaves)
     if roots is None:  # a loss linear in the weights
         return value, lambda _: onp.zeros(sum(onp.size(leaf) for leaf in leaves))
-    return value._value, lambda cotangent: _join(_backward(cotangent, value._node, roots), leaves)
+    return value._value, lambda cotangent: _backward(cotangent, value._node, roots, leaves)
 
 
 def joint_primitive(function: Callable, pullback: Callable) -> Callable:
@@ -90,6 +97,19 @@ def rounded_factor(factor: Any) -> Any:
 defvjp(rounded_factor, lambda ans, factor: lambda cotangent: cotangent)
 
 
+class Parts:
+    """What a node may return as the cotangents of its parents: one vector, to be taken apart only if need be.
+
+    whole: their entries, end to end; may be traced.  take(i): the i-th of `count`.
+    """
+
+    def __init__(self, whole: Any, take: Callable[[int], Any], count: int) -> None:
+        self.whole, self.take, self.count = whole, take, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.take, range(self.count))
+
+
 def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any, list[VJPNode] | None]:
     """function(leaves) recorded, with the nodes of the leaves; None for them if it does not depend on any."""
     with trace_stack.new_trace() as trace:
@@ -99,30 +119,27 @@ def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any,
     return value, roots if isbox(value) and value._trace == trace else None
 
 
-def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode]) -> list[Any]:
-    """The cotangents of the roots; None for those that `end` does not depend on.
+def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode], leaves: Sequence[Any]) -> Any:
+    """The cotangents of the leaves, the values of the roots, end to end.
 
     autograd's own backward pass serves one root; packing all leaves into one would cost several copies of them.
     """
     pending = {end: (cotangent, False)}
-    found = dict.fromkeys(roots)
+    found, whole = dict.fromkeys(roots), None
     for node in toposort(end):
-        total = pending.pop(node)[0]
+        total, _ = pending.pop(node, (None, False))  # None: a root that has only come in as part of a whole
         if node in found:
             found[node] = total
-        for parent, part in zip(node.parents, node.vjp(total), strict=True):
+            continue
+        parts = node.vjp(total)
+        if isinstance(parts, Parts) and list(node.parents) == roots:
+            whole = parts.whole if whole is None else add_outgrads((whole, False), parts.whole)[0]
+            continue
+        for parent, part in zip(node.parents, parts, strict=True):
             pending[parent] = add_outgrads(pending.get(parent), part)
-    return list(found.values())
-
-
-def _join(parts: list[Any], leaves: Sequence[Any]) -> Any:
-    """The parts end to end, zeros for those that are None."""
-    sizes = [onp.size(getval(leaf)) for leaf in leaves]
-    if any(isbox(part) for part in parts):
-        return join(*[onp.zeros(n) if x is None else x for x, n in zip(parts, sizes, strict=True)])
-    joined, start = onp.empty(sum(sizes)), 0
-    for part, size in zip(parts, sizes, strict=True):
-        block = joined[start : start + size]
-        block.reshape(onp.shape(part) if part is not None else size)[...] = 0.0 if part is None else part
-        start += size
-    return joined
+    if whole is not None and all(part is None for part in found.values()):
+        return whole
+    pairs = zip(found.values(), leaves, strict=True)
+    parts = [onp.zeros(onp.size(getval(leaf))) if part is None else part for part, leaf in pairs]
+    joined = parts[0] if len(parts) == 1 and onp.ndim(getval(parts[0])) == 1 else join(*parts)
+    return joined if whole is None else add_outgrads((whole, False), joined)[0]

@@ -32,6 +32,7 @@ __all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to
 RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
 MAX_FACTOR = 2**16
+MOST_BITS_AT_ONCE = 40  # of a factor that is a power of two
 WORD_BITS = 16
 
 # Levels count bits in units of 2**-32, as Python integers: sums and differences of them are exact, which is
@@ -465,8 +466,11 @@ def round_to_lattice(factor: ArrayLike) -> NDArray[np.float64]:
 def as_ratio(a: ArrayLike) -> tuple:
     """Integers n, d with n / d the multiple of 2**-24 nearest to a, in lowest terms where a is a scalar.
 
+    A scalar power of two is taken as it is, down to 2**-40.
     Raises ValueError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
     """
+    if isinstance(a, float) and 2.0**-MOST_BITS_AT_ONCE <= a < 2.0**-FACTOR_BITS and math.frexp(a)[0] == 0.5:
+        return 1, round(1 / a)
     factor = np.asarray(a, np.float64) if not isinstance(a, float) else a
     fits = (factor > 2.0 ** -(FACTOR_BITS + 1)) & (factor <= MAX_FACTOR)  # False for NaN
     if not (fits if isinstance(fits, bool) else fits.all()):

@@ -17,7 +17,7 @@ import autograd.numpy as np
 import numpy as onp
 
 from hypergrad.differentiation import value_of
-from hypergrad.networks import log_probs, logsumexp, penalty
+from hypergrad.networks import log_probs, logsumexp, mean_nll, penalty
 from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
 from hypergrad.util import logistic as logit
 from hypergrad.util import logit as inv_logit
@@ -35,6 +35,7 @@ __all__ = [
     "logsumexp",
     "make_nn_funs",
     "net_log_probs",
+    "net_nll",
     "nice_layer_name",
     "nll",
     "plot_images",
@@ -92,10 +93,22 @@ def net_log_probs(weights: Weights, X: Array) -> Array:
     weights: for each layer W, (m, n), and b, (n,) or (1, n).  X: (rows, m of the first layer).
     Raises ValueError where the shapes do not fit.
     """
+    return log_probs(*_arrays(weights, X), X=X)
+
+
+def net_nll(weights: Weights, X: Array, T: Array) -> Array:
+    """nll(net_log_probs(weights, X), T), and the same derivatives, in one operation: the fastest form."""
+    arrays = _arrays(weights, X)
+    _check_labels((len(X), onp.shape(value_of(arrays[-2]))[1]), T)
+    return mean_nll(*arrays, X=X, T=T)
+
+
+def _arrays(weights: Weights, X: Array) -> list[Array]:
+    """W, b, W, ..., of shapes that fit; else ValueError."""
     layers = [weights[i] for i in range(len(weights))]  # autograd's boxes of lists cannot be looped over
     arrays = [array for W, b in layers for array in (W, b)]
     _check_shapes([onp.shape(value_of(array)) for array in arrays], onp.shape(value_of(X)))
-    return log_probs(*arrays, X=X)
+    return arrays
 
 
 def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) -> None:
@@ -113,18 +126,18 @@ def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) ->
 
 def nll(log_probs: Array, T: Array) -> Array:
     """Mean negative log-likelihood, nats a row.  log_probs: (rows, classes).  T: the same, one-hot labels."""
-    _check_labels(log_probs, T)
+    _check_labels(onp.shape(value_of(log_probs)), T)
     return np.sum(log_probs * (T / -len(T)))
 
 
 def error_rate(log_probs: Array, T: Array) -> float:
     """Fraction of the rows whose most probable class is not the label.  Shapes as for `nll`."""
-    _check_labels(log_probs, T)
+    _check_labels(onp.shape(value_of(log_probs)), T)
     return np.mean(np.argmax(log_probs, axis=1) != np.argmax(T, axis=1))
 
 
-def _check_labels(log_probs: Array, T: Array) -> None:
-    expected, shape = onp.shape(value_of(log_probs)), onp.shape(value_of(T))
+def _check_labels(expected: tuple[int, ...], T: Array) -> None:
+    shape = onp.shape(value_of(T))
     if shape != expected or len(shape) != 2 or shape[0] == 0:
         raise ValueError(
             f"expected one-hot labels of the predictions' shape {expected}, (rows, classes), and at least one "
@@ -149,16 +162,21 @@ def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Ca
             parser.add_shape((kind, i), shape)
             layout.add_weights((kind, i), shape)
 
-    def predictions(W_vect: Array, X: Array) -> Array:
+    def check(W_vect: Array, X: Array) -> None:
         if np.shape(W_vect) != (layout.N,):
             raise ValueError(f"expected a vector of shape ({layout.N},), got shape {np.shape(W_vect)}")
         _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], onp.shape(value_of(X)))
+
+    def predictions(W_vect: Array, X: Array) -> Array:
+        check(W_vect, X)
         return log_probs(W_vect, X=X, layout=layout)
 
     def loss(W_vect: Array, X: Array, T: Array, L2_reg: Array = 0.0) -> Array:
         if np.shape(L2_reg) not in ((), np.shape(W_vect)):
             raise ValueError(f"L2_reg must be of shape () or {np.shape(W_vect)}, got {np.shape(L2_reg)}")
-        data_loss = nll(predictions(W_vect, X), T)
+        check(W_vect, X)
+        _check_labels((len(X), layer_sizes[-1]), T)
+        data_loss = mean_nll(W_vect, X=X, T=T, layout=layout)
         if isinstance(L2_reg, (int, float)) and L2_reg == 0:
             return data_loss
         return data_loss + penalty(W_vect, L2_reg)

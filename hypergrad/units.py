@@ -23,6 +23,7 @@ import autograd.numpy as np
 import numpy as onp
 
 from hypergrad.differentiation import value_of
+from hypergrad.exact_rep import MOST_BITS_AT_ONCE
 
 __all__ = ["LEAST_DECAY", "MeanUnits", "mean_units"]
 
@@ -58,5 +59,11 @@ def mean_units(decay: Any, num_steps: int, starts_at_zero: bool) -> MeanUnits:
     doublings = onp.floor(-size)
     start = doublings[:1] if starts_at_zero else onp.zeros_like(doublings[:1])
     halving = onp.exp2(-onp.diff(doublings, axis=0, prepend=start))
+    if onp.any(halving < 2.0**-MOST_BITS_AT_ONCE):
+        t = int(onp.argmax(onp.min(halving, axis=1) < 2.0**-MOST_BITS_AT_ONCE))
+        raise ValueError(
+            f"a decay of a running mean falls too far at iteration {t}, to {value_of(decay)[t].min():g}: the mean "
+            f"so far would lose more than {MOST_BITS_AT_ONCE} bits at once; let it fall over several iterations"
+        )
     unit = np.exp2(log_product + doublings)
     return MeanUnits(halving, (1.0 - decay) / unit, unit, unit / correction)

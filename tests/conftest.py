@@ -9,6 +9,10 @@ import numpy as onp
 import pytest
 from autograd import grad
 from autograd.misc.flatten import flatten
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # the first call of a loop compiles it
+settings.load_profile("no deadline")
 
 
 def relative_error(found, true):

@@ -12,6 +12,7 @@ from autograd.test_util import check_grads
 
 import hypergrad as hg
 from hypergrad.by_hand import with_derivatives
+from hypergrad.differentiation import gradient, gradient_with_pullback
 from hypergrad.parsers import join
 
 GUIDE = Path(__file__).parent.parent / "docs" / "fast-losses.md"
@@ -108,6 +109,62 @@ def test_functions_of_several_arrays_used_whole_or_in_part():
     true = of_one_gradient_only(lambda x, y: bilinear_by_operations(x, y, A))
     for which, a, b in zip("xy", found, true, strict=True):
         npt.assert_allclose(a, b, rtol=1e-12, atol=1e-14, err_msg=which)
+
+
+@pytest.mark.parametrize("views", [True, False])
+def test_cotangents_come_whole_or_in_parts(views):
+    """Of exactly the leaves, of some, of others, of one twice, with other terms; in one vector, and not."""
+    random = onp.random.RandomState(0)
+    leaves = [random.randn(3), random.randn(2, 2), random.randn(2)]
+
+    def product(*arrays):
+        joined = onp.concatenate([onp.ravel(array) for array in arrays])
+        powers = onp.arange(1, joined.size + 1)
+
+        def like(vector):
+            vector = vector if views else vector.copy()
+            ends = onp.cumsum([0, *(array.size for array in arrays)])
+            parts = [vector[a:b].reshape(x.shape) for a, b, x in zip(ends, ends[1:], arrays, strict=False)]
+            return parts if views else [part.copy() for part in parts]
+
+        def pullback(c):
+            def second(directions):
+                direction = onp.concatenate([onp.ravel(v) for v in directions])
+                return onp.sum(direction * powers * onp.cos(joined)), like(
+                    -c * direction * powers * onp.sin(joined)
+                )
+
+            return like(c * powers * onp.cos(joined)), second
+
+        return onp.sum(powers * onp.sin(joined)), pullback
+
+    def by_operations(*arrays):
+        joined = join(*arrays)
+        return np.sum(np.arange(1, len(joined) + 1) * np.sin(joined))
+
+    losses = {
+        "exactly the leaves": lambda f, x: f(*x),
+        "a function of it": lambda f, x: np.exp(0.1 * f(*x)),
+        "twice": lambda f, x: f(*x) * f(*x),
+        "two of three": lambda f, x: f(x[0], x[1]),
+        "in another order": lambda f, x: f(x[2], x[1], x[0]),
+        "one of them twice": lambda f, x: f(x[0], x[1], x[0]),
+        "with other terms": lambda f, x: f(*x) + np.sum(x[1] ** 3),
+        "of what is made of them": lambda f, x: f(*[a * 2 for a in x]) + f(x[0]),
+    }
+    direction = random.randn(9)
+    for name, loss in losses.items():
+        (slope, pullback), (true_slope, true_pullback) = (
+            gradient_with_pullback(
+                lambda boxes, f=f, loss=loss: gradient(lambda x: loss(f, x), boxes, "test"), leaves
+            )
+            for f in (with_derivatives(product, by_operations), by_operations)
+        )
+        npt.assert_allclose(slope, true_slope, rtol=1e-12, atol=1e-12, err_msg=name)
+        found, true = pullback(direction), true_pullback(direction)
+        npt.assert_allclose(found, true, rtol=1e-12, atol=1e-12, err_msg=name)
+        by_autograd = grad(lambda x, loss=loss: loss(with_derivatives(product, by_operations), x))(leaves)
+        npt.assert_allclose(join(*by_autograd), true_slope, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
 def test_scalars_are_arrays_too():

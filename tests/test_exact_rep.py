@@ -130,6 +130,19 @@ def test_one_stays_one_and_powers_of_two_are_exact():
     np.testing.assert_allclose(ExactRep(start).mul(0.5).val, start / 2, rtol=0, atol=2.0**-51)
 
 
+def test_smaller_powers_of_two_are_factors_too():
+    start = np.random.RandomState(2).standard_normal(100)
+    x = ExactRep(start)
+    for factor in (2.0**-25, 2.0**-40, 2.0**-33):
+        x.mul(factor).add(start)
+    assert x.aux.nbytes > 0
+    for factor in (2.0**-33, 2.0**-40, 2.0**-25):
+        x.sub(start).div(factor)
+    assert x == ExactRep(start)
+    with pytest.raises(ValueError, match=r"above 2\*\*-25"):
+        as_ratio(2.0**-41)
+
+
 def test_scalars_and_matrices():
     x = ExactRep(1.5)
     assert x.val.shape == ()

@@ -87,6 +87,27 @@ def test_value_gradient_and_hessian_vector_product_are_those_of_operations(sizes
             assert_close(x, y, f"{what}, {form}")
 
 
+def test_one_operation_has_the_bits_of_two():
+    """net_nll, and nll of net_log_probs."""
+    net = Net((4, 5, 3), rows=6)
+    direction = onp.random.RandomState(1).randn(net.vector.size)
+
+    def in_one(leaves):
+        return nn_utils.net_nll([*zip(leaves[::2], leaves[1::2], strict=True)], net.X, net.T)
+
+    found, true = (twice(loss, net.layers, direction) for loss in (in_one, net.by_hand))
+    for x, y in zip(found, true, strict=True):
+        npt.assert_array_equal(x, y)
+    with pytest.raises(ValueError, match=r"one-hot labels of the predictions' shape \(6, 3\)"):
+        nn_utils.net_nll([*zip(net.layers[::2], net.layers[1::2], strict=True)], net.X, net.T[:, :2])
+    by_labels = grad(
+        lambda T: nn_utils.net_nll([*zip(net.layers[::2], net.layers[1::2], strict=True)], net.X, T)
+    )
+    npt.assert_allclose(
+        by_labels(net.T), grad(lambda T: nll(networks._network_by_operations(*net.layers, X=net.X), T))(net.T)
+    )
+
+
 @pytest.mark.parametrize("sizes", [(3, 4), (3, 5, 4), (3, 4, 5, 4), (3, 4, 3, 5, 4)])
 @pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("form", FORMS)
@@ -240,6 +261,7 @@ def test_mixed_types_are_left_to_operations(weights_dtype, X_dtype, monkeypatch)
     net.X = (3 * net.X).astype(X_dtype)
     net.vector = net.vector.astype(weights_dtype)
     monkeypatch.setattr(networks, "_network_by_hand", None)
+    monkeypatch.setattr(networks, "_nll_by_hand", None)
     true = grad(lambda w: net.by_operations([w]))(net.vector)
     npt.assert_array_equal(grad(lambda w: net.by_hand([w]))(net.vector), true)
 
@@ -268,6 +290,7 @@ def test_single_precision_is_computed_and_returned_in_single_precision(form, mon
 
         return log_p, pullback
 
+    monkeypatch.setattr(networks, "_network", watched)
     monkeypatch.setattr(networks, "_network_by_hand", with_derivatives(watched))
     direction = onp.random.RandomState(1).randn(net.vector.size)
     found = twice(net.by_hand, net.leaves(form), direction)
@@ -317,6 +340,7 @@ def test_gradient_and_product_share_one_forward_pass(form, monkeypatch):
         passes.append(arrays)
         return result_of(*arrays, **data)
 
+    monkeypatch.setattr(networks, "_network", counted)
     monkeypatch.setattr(networks, "_network_by_hand", with_derivatives(counted))
     twice_net = gradient_with_pullback(lambda boxes: gradient(net.by_hand, boxes, "test"), net.leaves(form))
     twice_net[1](onp.ones(net.vector.size))
@@ -387,9 +411,8 @@ def training(form):
 def test_hypergradients_are_those_of_operations(form, monkeypatch):
     final, hypers = training(form)
     found = grad(final)(hypers)
-    monkeypatch.setattr(
-        nn_utils, "log_probs", lambda *arrays, **data: networks._network_by_operations(*arrays, **data)
-    )
+    monkeypatch.setattr(nn_utils, "log_probs", networks._network_by_operations)
+    monkeypatch.setattr(nn_utils, "mean_nll", networks._nll_by_operations)
     monkeypatch.setattr(nn_utils, "penalty", lambda w, L2: np.sum(L2 * np.square(w)))
     true = grad(final)(hypers)
     for name in ("step_size", "decay", "log_l2"):

@@ -17,6 +17,7 @@ from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.kernels import NORMALIZED, SQUARED, Normalized
 from hypergrad.operations import SCALED, Blocks
 from hypergrad.rules import HeavyBall, Nesterov
+from hypergrad.units import mean_units
 
 T = 60
 RULES = [HeavyBall, Nesterov, RMSProp, Adam, AdamW]
@@ -211,15 +212,15 @@ def test_kernels_pull_back_what_autograd_does(kernel):
         NORMALIZED: (normalized, 2, 2),
     }[kernel]
     ends = onp.array([30, 30, 47])
-    sizes = onp.diff(ends, prepend=0)
+    block = onp.repeat(onp.arange(3), onp.diff(ends, prepend=0))
     coefficients, inputs = rng.rand(coefficients, 3) - [[0.5], [-0.1]][:coefficients], rng.randn(inputs, 47)
     inputs[1:] **= 2
     cotangent, before = rng.randn(47), rng.randn(*inputs.shape)
 
     def value(coefficients, inputs):
-        return formula([np.repeat(c, sizes) for c in coefficients], inputs)
+        return formula([c[block] for c in coefficients], inputs)
 
-    found = kernel.forward(Blocks(ends, coefficients[1:]), inputs) * onp.repeat(coefficients[0], sizes)
+    found = kernel.forward(Blocks(ends, coefficients[1:]), inputs) * coefficients[0][block]
     onp.testing.assert_allclose(found, value(coefficients, inputs))
     true = grad(lambda args: np.sum(value(*args) * cotangent))((coefficients, inputs))
     d_inputs = before.copy()
@@ -230,6 +231,23 @@ def test_kernels_pull_back_what_autograd_does(kernel):
 
 def normalized(coefficients, inputs):
     return coefficients[0] * inputs[0] / (root(inputs[1]) + coefficients[1])
+
+
+def test_a_decay_that_falls_steeply_halves_by_many_bits_at_once():
+    """From 0.95 at the start to 4e-7, by 2**-26 in the units of `RMSProp`; by 2**-47 at worst, which is refused."""
+
+    def f(w, decays, recovery):
+        rule = RMSProp(0.01, onp.array(decays), epsilon=0.02, momentum=0.5)
+        return np.sum(
+            hg.train(lambda w, theta, t: np.sum(np.tanh(w + 0.1 * t)), w, rule, 2, None, recovery) ** 3
+        )
+
+    w, steep = onp.array([0.3, -0.7]), [0.946370706, 3.84339006e-07]
+    assert mean_units(onp.array(steep)[:, None], 2, True).halving.min() == 2.0**-26
+    found, true = (grad(f)(w, steep, recovery) for recovery in (hg.Reversible(check_every=1), hg.Stored()))
+    onp.testing.assert_array_equal(found, true)
+    with pytest.raises(ValueError, match="falls too far at iteration 1, to 1e-07"):
+        f(w, [1 - 1e-7, 1e-7], hg.Reversible())
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,97 @@
+"""The compiled loops: against Python's integers, at the ends of the range, and without a folder to keep them in."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypergrad import loops
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+MODULUS = st.one_of(st.integers(1, 2**40), st.integers(0, 40).map(lambda k: 2**k), st.integers(2, 100))
+
+
+@settings(max_examples=300)
+@given(st.lists(INT64, min_size=1, max_size=40), MODULUS, st.booleans())
+def test_quotients_and_digits_are_those_of_python(numbers, m, multiples):
+    """For all 64 bits, and where a float quotient is likeliest to be off by one: beside multiples of m."""
+    if multiples:
+        numbers = [
+            min(max(x // m * m + shift, -(2**63)), 2**63 - 1) for x in numbers for shift in (-1, 0, m - 1)
+        ]
+    x, head = np.array(numbers), np.zeros(len(numbers), np.int64)
+    loops.multiply(x, head, 1, m)
+    assert x.tolist() == [number // m for number in numbers]
+    assert head.tolist() == [number % m for number in numbers]
+    positive = [abs(number) >> 1 for number in numbers]
+    x, head = np.zeros(len(numbers), np.int64), np.array(positive)
+    loops.multiply(x, head, m, 1)
+    assert x.tolist() == [number % m for number in positive]
+    assert head.tolist() == [number // m for number in positive]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(INT64, st.integers(0, 2**22)), min_size=1, max_size=40), MODULUS, MODULUS)
+def test_one_ratio_for_all_and_one_for_each_do_the_same(pairs, n, d):
+    x, head = np.array(pairs).T.copy()
+    twin, twin_head = x.copy(), head.copy()
+    loops.multiply(x, head, n, d)
+    loops.multiply_each(twin, twin_head, np.full(x.size, n), np.full(x.size, d))
+    np.testing.assert_array_equal(x, twin)
+    np.testing.assert_array_equal(head, twin_head)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(INT64, st.floats(-3.0, 3.0)), min_size=1, max_size=40),
+    st.sampled_from([1.0, 2.0**40, 2.0**61, 2.0**62]),
+    st.data(),
+)
+def test_sums_are_those_of_python_or_refused(pairs, unit, data):
+    """Rounded to the nearest, to the even one of two, block by block; and what was refused can be taken back."""
+    x, values = np.array([number for number, _ in pairs]), np.array([value for _, value in pairs])
+    end = data.draw(st.integers(0, x.size))
+    factors, ends = np.array([1.0, -0.5]), np.array([end, x.size])
+    each = np.repeat(factors, [end, x.size - end])
+    before = x.copy()
+    changes = [round(factor * unit * value) for factor, value in zip(each, values, strict=True)]
+    sums = [number + change for (number, _), change in zip(pairs, changes, strict=True)]
+    largest = loops.accumulate(x, values, factors, ends, unit)
+    if max(map(abs, [*sums, *changes])) < 2**63 - 1:
+        assert x.tolist() == sums
+        assert max(map(abs, sums)) <= largest <= max(map(abs, sums)) + 1
+    elif max(map(abs, [*sums, *changes])) >= 2**63:
+        assert largest == -1
+    loops.accumulate(x, values, factors, ends, -unit)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_what_is_no_number_is_refused_and_leaves_no_trace(bad):
+    x = np.arange(100)
+    values = np.ones(100)
+    values[57] = bad
+    one, ends = np.ones(1), np.array([100])
+    assert loops.accumulate(x, values, one, ends, 1.0) == -1
+    loops.accumulate(x, values, one, ends, -1.0)
+    np.testing.assert_array_equal(x, np.arange(100))
+
+
+def test_loops_run_where_nothing_can_be_written(tmp_path):
+    """Numba refuses to compile for a cache that it has no place for."""
+    place = tmp_path / "file"
+    place.write_text("not a folder")
+    code = (
+        "import numpy as np, numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from hypergrad.exact_rep import ExactRep\n"
+        "x = ExactRep(np.ones(3)).mul(0.3).add(1.0)\n"
+        "assert x.sub(1.0).div(0.3) == ExactRep(np.ones(3))"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "NUMBA_CACHE_DIR": str(place)}
+    )
