@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from autograd.extend import (
 
 from hypergrad.differentiation import Parts, is_traced
 
-__all__ = ["with_derivatives"]
+__all__ = ["OneVector", "with_derivatives"]
 
 Array = Any  # a float array, or what autograd puts in its place while it traces
 
@@ -53,6 +52,21 @@ def with_derivatives(function: Callable, otherwise: Callable | None = None) -> C
         return _value(_Call(function, otherwise, len(arrays), data, tuple(traced)), *arrays, *traced.values())
 
     return differentiable
+
+
+class OneVector(list):
+    """New arrays of the shapes of others and of one type, entries to be filled in: views of one vector, `whole`.
+
+    Cotangents that come as this take no copy to be put end to end, which is how training wants them.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        self.whole = np.empty(sum(array.size for array in arrays), arrays[0].dtype)
+        start = 0
+        for array in arrays:
+            end = start + array.size
+            self.append(self.whole[start:end].reshape(array.shape))
+            start = end
 
 
 class _Call:
@@ -87,7 +101,7 @@ class _Call:
 
         def gradient(cotangent: Array, *inputs: Array) -> Any:
             pull_back, _ = make_vjp(function, tuple(range(self.count)))(*inputs)
-            return _end_to_end(*pull_back(cotangent))
+            return _end_to_end(pull_back(cotangent))
 
         return gradient
 
@@ -115,28 +129,19 @@ def _value(call: _Call, *inputs: Array) -> Array:
 def _gradient(gradient: _Gradient, cotangent: Array, *inputs: Array) -> Any:
     call = gradient.call
     parts, gradient.second = call.pullback(cotangent)
-    return _end_to_end(*_checked(parts, call.shapes, "pullback"))
+    return _end_to_end(_checked(parts, call.shapes, "pullback"))
+
+
+def _end_to_end(parts: Sequence[Array]) -> Array:
+    """One array as it is, more as one vector."""
+    if isinstance(parts, OneVector):
+        return parts.whole
+    return parts[0] if len(parts) == 1 else _concatenated(*parts)
 
 
 @primitive
-def _end_to_end(*parts: Array) -> Array:
-    """One array as it is, more as one vector: without a copy where one is what they are views of, end to end."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = getattr(parts[0], "base", None)
-    if isinstance(whole, np.ndarray) and whole.ndim == 1 and whole.flags.c_contiguous:
-        ends = accumulate((np.size(part) for part in parts), initial=0)
-        places = [_address(whole) + end * whole.itemsize for end in ends]
-        if whole.size == sum(map(np.size, parts)) and all(
-            part.base is whole and part.flags.c_contiguous and _address(part) == place
-            for part, place in zip(parts, places, strict=False)
-        ):
-            return whole
+def _concatenated(*parts: Array) -> Array:
     return np.concatenate([np.reshape(part, -1) for part in parts])
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:
@@ -182,7 +187,7 @@ defjvp(_take_part, "same")
 defjvp(_put_part, "same")
 
 
-def _end_to_end_vjp(argnums: tuple[int, ...], ans: Array, parts: tuple, kwargs: dict) -> Callable:
+def _concatenated_vjp(argnums: tuple[int, ...], ans: Array, parts: tuple, kwargs: dict) -> Callable:
     shapes = [np.shape(part) for part in parts]
 
     def pull_back(cotangent: Any) -> list[Array]:
@@ -192,13 +197,15 @@ def _end_to_end_vjp(argnums: tuple[int, ...], ans: Array, parts: tuple, kwargs: 
     return pull_back
 
 
-def _end_to_end_jvp(argnums: tuple[int, ...], tangents: Any, ans: Array, parts: tuple, kwargs: dict) -> Array:
+def _concatenated_jvp(
+    argnums: tuple[int, ...], tangents: Any, ans: Array, parts: tuple, kwargs: dict
+) -> Array:
     moving = dict(zip(argnums, tangents, strict=True))
-    return _end_to_end(*[moving.get(i, np.zeros(np.shape(part))) for i, part in enumerate(parts)])
+    return _concatenated(*[moving.get(i, np.zeros(np.shape(part))) for i, part in enumerate(parts)])
 
 
-defvjp_argnums(_end_to_end, _end_to_end_vjp)
-defjvp_argnums(_end_to_end, _end_to_end_jvp)
+defvjp_argnums(_concatenated, _concatenated_vjp)
+defjvp_argnums(_concatenated, _concatenated_jvp)
 
 
 def _checked(parts: Sequence[Array], expected: Sequence[tuple[int, ...]], what: str) -> Sequence[Array]:
@@ -240,11 +247,11 @@ def _gradient_vjp(argnums: tuple[int, ...], ans: Any, args: tuple, kwargs: dict)
         if places[-1] > call.count or any(is_traced(x) for x in (*inputs, *directions)):
             what = "data passed by name" if places[-1] > call.count else "third derivatives"
             by_operations = call.gradient_by_operations(what)
-            return make_vjp(by_operations, places)(*inputs)[0](_end_to_end(*directions))
+            return make_vjp(by_operations, places)(*inputs)[0](_end_to_end(directions))
         d_cotangent, d_arrays = gradient.second(directions)
         _checked(d_arrays, call.shapes, "the pullback of the pullback")
         if places == tuple(range(1, 1 + call.count)):
-            return _parts(_end_to_end(*d_arrays), call.shapes)
+            return _parts(_end_to_end(d_arrays), call.shapes)
         d = [d_cotangent, *d_arrays]
         return [d[place] for place in places]
 

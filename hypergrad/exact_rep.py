@@ -513,8 +513,7 @@ def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
 
 @lru_cache(maxsize=4096)
 def _log2_of_int(M: int) -> int:
-    # by way of the array function, so that a scalar and a vector modulus of the same value agree exactly
-    return int(_log2_of_array(np.array([M], np.int64))[0])
+    return round(float(np.log2(float(M))) * _BIT)  # NumPy's, as below: the same for a scalar and for a vector
 
 
 def _log2_of_array(M: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
 from typing import Any
 
 import autograd.numpy as np
@@ -35,7 +34,7 @@ from autograd.extend import defjvp, defvjp, notrace_primitive, primitive
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.by_hand import with_derivatives
+from hypergrad.by_hand import OneVector, with_derivatives
 from hypergrad.differentiation import is_traced, value_of
 from hypergrad.parsers import WeightsParser
 
@@ -94,7 +93,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         for i in reversed(layers[1:]):
             d.insert(0, onp.dot(d[0], W[i].T))
             d[0] *= slope[i]
-        gradient = _like(arrays)
+        gradient = OneVector(arrays)
         dW, db = _weights_and_biases(gradient, layout)
         for i in layers:
             onp.dot(a[i].T, d[i], out=dW[i])
@@ -113,7 +112,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
             Rs[-1] += u[-1]
             R_log_p = Rs[-1] - _rowsum(p * Rs[-1])
             Rd = -p * R_log_p * sum_c
-            product = _like(arrays)
+            product = OneVector(arrays)
             RdW, Rdb = _weights_and_biases(product, layout)
             for i in reversed(layers):
                 onp.dot(a[i].T, Rd, out=RdW[i])
@@ -170,16 +169,6 @@ def _weights_and_biases(
     if layout is not None:
         arrays = [arrays[0][part].reshape(shape) for part, shape in layout.idxs_and_shapes.values()]
     return arrays[::2], arrays[1::2]
-
-
-def _like(arrays: Sequence[NDArray]) -> list[NDArray]:
-    """New arrays of these shapes, end to end in one vector, their entries still to be filled in."""
-    ends = list(accumulate((array.size for array in arrays), initial=0))
-    whole = onp.empty(ends[-1], arrays[0].dtype)
-    return [
-        whole[start:end].reshape(array.shape)
-        for (start, end), array in zip(pairwise(ends), arrays, strict=True)
-    ]
 
 
 # autograd differentiates tanh to a cosh, and the maximum in logsumexp although the result does not depend on it.

@@ -11,7 +11,7 @@ from autograd import grad, make_vjp
 from autograd.test_util import check_grads
 
 import hypergrad as hg
-from hypergrad.by_hand import with_derivatives
+from hypergrad.by_hand import OneVector, with_derivatives
 from hypergrad.differentiation import gradient, gradient_with_pullback
 from hypergrad.parsers import join
 
@@ -122,9 +122,8 @@ def test_cotangents_come_whole_or_in_parts(views):
         powers = onp.arange(1, joined.size + 1)
 
         def like(vector):
-            vector = vector if views else vector.copy()
-            ends = onp.cumsum([0, *(array.size for array in arrays)])
-            parts = [vector[a:b].reshape(x.shape) for a, b, x in zip(ends, ends[1:], arrays, strict=False)]
+            parts = OneVector(arrays)
+            parts.whole[:] = vector
             return parts if views else [part.copy() for part in parts]
 
         def pullback(c):

@@ -88,6 +88,8 @@ def test_loops_run_where_nothing_can_be_written(tmp_path):
     code = (
         "import numpy as np, numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
+        "from hypergrad import loops\n"
+        "assert type(loops.multiply._cache).__name__ == 'NullCache'\n"
         "from hypergrad.exact_rep import ExactRep\n"
         "x = ExactRep(np.ones(3)).mul(0.3).add(1.0)\n"
         "assert x.sub(1.0).div(0.3) == ExactRep(np.ones(3))"

@@ -27,7 +27,16 @@ def test_links_between_pages_lead_somewhere():
 
 
 def test_import_is_light():
-    heavy = ("matplotlib", "tqdm", "joblib", "pooch", "dask", "checkpoint_schedules", "scipy.optimize")
+    heavy = (
+        "numba",
+        "matplotlib",
+        "tqdm",
+        "joblib",
+        "pooch",
+        "dask",
+        "checkpoint_schedules",
+        "scipy.optimize",
+    )
     code = f"import sys, hypergrad; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

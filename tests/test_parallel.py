@@ -179,7 +179,7 @@ def test_what_cannot_be_sent_is_named():
 
 
 def test_importing_the_module_is_light():
-    heavy = "joblib", "tqdm", "dask", "distributed", "cloudpickle", "matplotlib"
+    heavy = "numba", "joblib", "tqdm", "dask", "distributed", "cloudpickle", "matplotlib"
     code = (
         f"import sys, hypergrad.parallel, hypergrad.odyssey; print([m for m in {heavy} if m in sys.modules])"
     )
