@@ -138,12 +138,14 @@ class _Floats:
     def forget(self) -> None:
         pass
 
-    def add_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> _Floats:
+    def add_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector) -> _Floats:
         self.floats += self._multiples(values, factors, ends)
+        out[:] = self.floats
         return self
 
-    def sub_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> _Floats:
+    def sub_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector) -> _Floats:
         self.floats -= self._multiples(values, factors, ends)
+        out[:] = self.floats
         return self
 
     def _multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> NDArray:

@@ -68,8 +68,8 @@ def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
     shift_d, inverse_d = _reciprocal(d)
     for i in range(x.size):
         quotient, digit_out = _divmod(x[i], d, shift_d, inverse_d)
-        b, digit_in = _divmod(head[i] * d + digit_out, n, shift_n, inverse_n)
-        x[i], head[i] = quotient * n + digit_in, b
+        b, digit_in = _divmod(_times(head[i], d, shift_d) + digit_out, n, shift_n, inverse_n)
+        x[i], head[i] = _times(quotient, n, shift_n) + digit_in, b
 
 
 @_compiled
@@ -107,13 +107,21 @@ def _divmod(a: int, m: int, shift: int, inverse: float) -> tuple[int, int]:
 
 
 @_compiled
-def accumulate(x: Integers, values: Floats, factors: Floats, ends: Integers, unit: float) -> int:
-    """x <- x + factors * unit * values, rounded to the nearest integer, to the even one of two.
+def _times(a: int, m: int, shift: int) -> int:
+    """a * m."""
+    return a << shift if shift >= 0 else a * m
+
+
+@_compiled
+def accumulate(
+    x: Integers, values: Floats, factors: Floats, ends: Integers, unit: float, out: Floats | None = None
+) -> int:
+    """x <- x + factors * unit * values, rounded to the nearest integer, to the even one of two; out <- x / |unit|.
 
     Returns the largest |x|, or -1 where a sum, or what is added, is not within +-2**63.  Adding the same with -unit
     takes it back in any case.
     """
-    largest, outside = 0, 0
+    largest, outside, resolution = 0, 0, 1.0 / abs(unit)
     for j in range(ends.size):
         factor = factors[j] * unit
         for i in _block(ends, j):
@@ -125,6 +133,8 @@ def accumulate(x: Integers, values: Floats, factors: Floats, ends: Integers, uni
             outside |= overflow | (np.int64(finite) - 1)
             largest = max(largest, total ^ (total >> 63))  # |total|, or one less
             x[i] = total
+            if out is not None:
+                out[i] = np.float64(total) * resolution
     return -1 if outside < 0 or largest == _LAST else largest + 1
 
 

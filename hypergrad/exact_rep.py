@@ -411,19 +411,28 @@ class ExactRep:
         return self
 
     def add_multiples(
-        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64]
+        self,
+        values: NDArray[np.float64],
+        factors: NDArray[np.float64],
+        ends: NDArray[np.int64],
+        out: NDArray[np.float64] | None = None,
     ) -> ExactRep:
         """Add factors[j] * values, rounded, where block j is.  Undone by `sub_multiples` of the same.
 
         values: (elements,).  factors, ends: (blocks,); blocks end at ends[j], the last one with the elements.
+        out: (elements,), gets `val`, which costs less than to ask for it later.
         """
-        return self._accumulate(values, factors, ends, 2.0**self.radix_bits)
+        return self._accumulate(values, factors, ends, 2.0**self.radix_bits, out)
 
     def sub_multiples(
-        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64]
+        self,
+        values: NDArray[np.float64],
+        factors: NDArray[np.float64],
+        ends: NDArray[np.int64],
+        out: NDArray[np.float64] | None = None,
     ) -> ExactRep:
         """Subtract what `add_multiples` of the same adds."""
-        return self._accumulate(values, factors, ends, -(2.0**self.radix_bits))
+        return self._accumulate(values, factors, ends, -(2.0**self.radix_bits), out)
 
     def _as_multiples(self, A: ArrayLike) -> tuple:
         """What `add_multiples` takes to add A."""
@@ -433,12 +442,17 @@ class ExactRep:
         return np.full(self.intrep.shape, values).reshape(-1), np.ones(1), np.array([self._flat.size])
 
     def _accumulate(
-        self, values: NDArray[np.float64], factors: NDArray[np.float64], ends: NDArray[np.int64], unit: float
+        self,
+        values: NDArray[np.float64],
+        factors: NDArray[np.float64],
+        ends: NDArray[np.int64],
+        unit: float,
+        out: NDArray[np.float64] | None,
     ) -> ExactRep:
         """x <- x + round(factors * unit * values): the same floats give the same integers, so it can be undone."""
-        largest = loops.accumulate(self._flat, values, factors, ends, unit)
+        largest = loops.accumulate(self._flat, values, factors, ends, unit, out)
         if largest < 0:
-            loops.accumulate(self._flat, values, factors, ends, -unit)
+            loops.accumulate(self._flat, values, factors, ends, -unit, None)
             sizes = np.diff(ends, prepend=0)
             self._refuse(np.repeat(factors, sizes) * values * math.copysign(1.0, unit))
         self._bound = largest

@@ -49,11 +49,15 @@ class Numbers(Protocol):
     def forget(self) -> None:
         """Let go of digits that going forward does not need."""
 
-    def add_multiples(self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64]) -> Any:
-        """Add factors[j] * values where block j is."""
+    def add_multiples(
+        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector
+    ) -> Any:
+        """Add factors[j] * values where block j is; out gets `val`."""
 
-    def sub_multiples(self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64]) -> Any:
-        """Subtract them."""
+    def sub_multiples(
+        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector
+    ) -> Any:
+        """Subtract them; out gets `val`."""
 
     def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
         """Multiply block j by ratios[j] = (n, d)."""
@@ -149,13 +153,17 @@ class Add:
         if self.target in self.inputs or (self.target == "w" and "g" in self.inputs):
             raise ValueError(f"{self.target} can't be changed by a function of itself: no exact inverse")
 
-    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
-        """Add."""
-        state.add_multiples(*self._multiples(blocks, inputs))
+    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """Add; returns the target's numbers as floats."""
+        out = np.empty(blocks.ends[-1])
+        state.add_multiples(*self._multiples(blocks, inputs), out)
+        return out
 
-    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
-        """Subtract the same."""
-        state.sub_multiples(*self._multiples(blocks, inputs))
+    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """Subtract the same; returns likewise."""
+        out = np.empty(blocks.ends[-1])
+        state.sub_multiples(*self._multiples(blocks, inputs), out)
+        return out
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]

@@ -218,7 +218,7 @@ class Run:
         self.recovery = recovery
         self.wants_theta = False
         self.complete = False  # whether the states are those after the last step
-        self.floats: dict[str, Vector] = {}  # the states as floats, each until it changes
+        self.floats: dict[str, Vector | None] = {}  # the states as floats, where they are known
         self.gradient_at_hand: Gradient | None = None  # likewise, until the weights change
 
     def forward(self, *arguments: NDArray) -> NDArray[np.float64]:
@@ -374,13 +374,13 @@ class Run:
     def _apply(self, change: Callable, operation: Operation, inputs: tuple, t: int) -> None:
         """Change the state that is the operation's target, forward or back."""
         try:
-            change(self.states[operation.target], self._blocks(operation, t), _vectors(inputs))
+            floats = change(self.states[operation.target], self._blocks(operation, t), _vectors(inputs))
         except FixedPointRangeError as error:
             where = self.title(operation.target, self.layout.locate(error.index))
             raise FixedPointRangeError(
                 f"{where} at iteration {t}: {error}; {self.rule.advice(operation.target)}", error.index
             ) from error
-        self.floats.pop(operation.target, None)
+        self.floats[operation.target] = floats
         if operation.target == "w":
             self.gradient_at_hand = None
 
@@ -391,7 +391,7 @@ class Run:
         return self.gradient_at_hand
 
     def _float(self, name: str) -> Vector:
-        if name not in self.floats:
+        if self.floats.get(name) is None:
             self.floats[name] = self.states[name].val
         return self.floats[name]
 
