@@ -93,17 +93,15 @@ def _reciprocal(m: int) -> tuple[int, float]:
 def _divmod(a: int, m: int, shift: int, inverse: float) -> tuple[int, int]:
     """a div m and a mod m, without a division, which takes three times as long.  1 <= m <= 2**40.
 
-    In floats, a * inverse is off the quotient by less than 3 * 2**-53 of it, and then rounded towards zero.  So
-    what remains is below 2**12 + m, which floats hold exactly, and adding the quotient of that leaves at most one
-    too much or too little.
+    In floats, a * inverse is off a / m by less than 3 * 2**-53 of it, and then rounded towards zero; so the rest at
+    that quotient is within +-(2**12 + m), and exact as a float.  (rest + 1/2) / m has the floor of rest / m and is
+    no nearer to an integer than 1 / 2m, which is more than rounding does to it: the second quotient is right.
     """
     if shift >= 0:
         return a >> shift, a & (m - 1)
     quotient = np.int64(np.float64(a) * inverse)
-    quotient += np.int64(np.floor(np.float64(a - quotient * m) * inverse))
-    rest = a - quotient * m
-    excess = np.int64(rest >= m) - np.int64(rest < 0)
-    return quotient + excess, rest - excess * m
+    quotient += np.int64(np.floor((np.float64(a - quotient * m) + 0.5) * inverse))
+    return quotient, a - quotient * m
 
 
 @_compiled

@@ -141,5 +141,7 @@ def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode], leaves: Sequen
         return whole
     pairs = zip(found.values(), leaves, strict=True)
     parts = [onp.zeros(onp.size(getval(leaf))) if part is None else part for part, leaf in pairs]
-    joined = parts[0] if len(parts) == 1 and onp.ndim(getval(parts[0])) == 1 else join(*parts)
-    return joined if whole is None else add_outgrads((whole, False), joined)[0]
+    if len(parts) == 1 and whole is None and onp.ndim(getval(parts[0])) == 1:
+        return parts[0]
+    joined = join(*parts)  # an array of its own, which can be added to
+    return joined if whole is None else add_outgrads((joined, True), whole)[0]

@@ -198,6 +198,8 @@ class BitStore:
         if self._head is None:
             self._head = np.zeros(self._length, np.int64)
         if isinstance(level, int):
+            if self._depth >= 0 and _FULL <= level < _FULL + _WORD:  # as it is most of the time
+                return
             moves = self._depth_at(level + self._depth * _WORD) - self._depth
             for _ in range(moves):
                 self._spill()

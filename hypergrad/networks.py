@@ -218,17 +218,21 @@ def _squares(*arrays: NDArray, L2: Any = None) -> tuple[float, Callable]:
         """x * y; its sum where all weights have the same L2."""
         return x * y if onp.ndim(L2) else onp.vdot(x, y)
 
+    def total(x: NDArray, y: NDArray) -> float:
+        """sum(L2 * x * y)."""
+        return onp.vdot(x, L2 * y) if onp.ndim(L2) else L2 * onp.vdot(x, y)
+
     def pullback(c: float) -> tuple[list, Callable]:
         def second(directions: Sequence[Any]) -> tuple[float, list]:
             v, m = directions if len(arrays) == 2 else (*directions, 0.0)
-            d_c, dw = 2.0 * onp.vdot(v, L2 * w), (2.0 * c * L2) * v
+            d_c, dw = 2.0 * total(v, w), (2.0 * c * L2) * v
             if len(arrays) == 1:
                 return d_c, [dw]
             return d_c + onp.sum(m * like_L2(w, w)), [dw + (2.0 * c * m) * w, 2.0 * c * like_L2(v, w)]
 
         return [(2.0 * c * L2) * w, *([c * like_L2(w, w)] if len(arrays) == 2 else [])], second
 
-    return onp.sum(L2 * like_L2(w, w)), pullback
+    return total(w, w), pullback
 
 
 def _squares_by_operations(w: Array, *traced: Array, L2: Any = None) -> Array:
