@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,20 @@ def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:
     """What `_end_to_end` has put together; or what has stayed apart, as a tuple."""
     if isinstance(whole, tuple):
         return whole
-    return Parts(whole, lambda i: _take_part(whole, shapes, i), len(shapes)) if len(shapes) > 1 else [whole]
+    if len(shapes) == 1:
+        return [whole]
+    if is_traced(whole):
+        return Parts(whole, lambda: (_take_part(whole, shapes, i) for i in range(len(shapes))))
+    return Parts(whole, lambda: _split(whole, shapes))
+
+
+def _split(whole: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    """Views of these shapes."""
+    start = 0
+    for shape in shapes:
+        end = start + math.prod(shape)
+        yield whole[start:end].reshape(shape)
+        start = end
 
 
 # The derivative of a slice would add to a vector of zeros.  Here each part is taken once, so that their cotangents
@@ -167,10 +180,7 @@ class _Tuples(VSpace):
 
 @primitive
 def _take_part(whole: Array, shapes: Sequence[tuple[int, ...]], i: int) -> Array:
-    if isinstance(whole, tuple):
-        return whole[i]
-    start = sum(map(math.prod, shapes[:i]))
-    return whole[start : start + math.prod(shapes[i])].reshape(shapes[i])
+    return whole[i] if isinstance(whole, tuple) else list(_split(whole, shapes))[i]
 
 
 @primitive

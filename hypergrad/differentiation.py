@@ -100,14 +100,14 @@ defvjp(rounded_factor, lambda ans, factor: lambda cotangent: cotangent)
 class Parts:
     """What a node may return as the cotangents of its parents: one vector, to be taken apart only if need be.
 
-    whole: their entries, end to end; may be traced.  take(i): the i-th of `count`.
+    whole: their entries, end to end; may be traced.  parts(): one after the other.
     """
 
-    def __init__(self, whole: Any, take: Callable[[int], Any], count: int) -> None:
-        self.whole, self.take, self.count = whole, take, count
+    def __init__(self, whole: Any, parts: Callable[[], Iterator[Any]]) -> None:
+        self.whole, self.parts = whole, parts
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.take, range(self.count))
+        return self.parts()
 
 
 def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any, list[VJPNode] | None]:
