@@ -31,6 +31,7 @@ __all__ = [
     "tanh_derivative",
     "tanh_exponents",
     "tanh_of_exponentials",
+    "tanh_pullback",
     "tanh_second_derivative",
     "to_floats",
 ]
@@ -272,6 +273,16 @@ def normalize(p: Floats, s: Floats) -> None:
 
 
 @_compiled
+def tanh_pullback(d: Floats, slope: Floats, sums: Floats) -> None:
+    """d <- slope * d;  sums <- the sum of each column of it."""
+    sums[:] = 0.0
+    for i in range(d.shape[0]):
+        for k in range(d.shape[1]):
+            d[i, k] *= slope[i, k]
+            sums[k] += d[i, k]
+
+
+@_compiled
 def tanh_derivative(Rs: Floats, u: Floats, slope: Floats, Ra: Floats) -> None:
     """Rs <- Rs + u;  Ra <- slope * Rs."""
     for i in range(Rs.shape[0]):
@@ -281,11 +292,13 @@ def tanh_derivative(Rs: Floats, u: Floats, slope: Floats, Ra: Floats) -> None:
 
 
 @_compiled
-def tanh_second_derivative(Rd: Floats, slope: Floats, a: Floats, Rs: Floats, d: Floats) -> None:
-    """Rd <- slope * Rd - 2 a * Rs * d."""
+def tanh_second_derivative(Rd: Floats, slope: Floats, a: Floats, Rs: Floats, d: Floats, sums: Floats) -> None:
+    """Rd <- slope * Rd - 2 a * Rs * d;  sums <- the sum of each column of it."""
+    sums[:] = 0.0
     for i in range(Rd.shape[0]):
         for k in range(Rd.shape[1]):
             Rd[i, k] = slope[i, k] * Rd[i, k] - 2.0 * a[i, k] * Rs[i, k] * d[i, k]
+            sums[k] += Rd[i, k]
 
 
 @_compiled

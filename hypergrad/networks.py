@@ -89,15 +89,15 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
     def backpropagate(c: NDArray) -> tuple[list[NDArray], Callable]:
         c = onp.asarray(c, p.dtype)
         sum_c = _rowsum(c)
-        d = [c - p * sum_c]
-        for i in reversed(layers[1:]):
-            d.insert(0, onp.dot(d[0], _transposed(W[i])))
-            d[0] *= slope[i]
         gradient = OneVector(arrays)
         dW, db = _weights_and_biases(gradient, layout)
+        d = [c - p * sum_c]
+        db[-1][...] = _colsum(d[0])
+        for i in reversed(layers[1:]):
+            d.insert(0, onp.dot(d[0], _transposed(W[i])))
+            loops.tanh_pullback(d[0], slope[i], db[i - 1].reshape(-1))
         for i in layers:
             onp.dot(a[i].T, d[i], out=dW[i])
-            db[i][...] = _colsum(d[i])
 
         def differentiate(directions: Sequence[NDArray]) -> tuple[NDArray, list[NDArray]]:
             V, u = _weights_and_biases([onp.asarray(v, p.dtype) for v in directions], layout)
@@ -111,17 +111,18 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
                     loops.tanh_derivative(Rs[i], u[i].reshape(-1), slope[i + 1], Ra[i + 1])
             Rs[-1] += u[-1]
             R_log_p = Rs[-1] - _rowsum(p * Rs[-1])
-            Rd = -p * R_log_p * sum_c
             product = OneVector(arrays)
             RdW, Rdb = _weights_and_biases(product, layout)
+            Rd = -p * R_log_p * sum_c
+            Rdb[-1][...] = _colsum(Rd)
             for i in reversed(layers):
                 onp.dot(a[i].T, Rd, out=RdW[i])
-                Rdb[i][...] = _colsum(Rd)
                 if i > 0:
                     RdW[i] += onp.dot(Ra[i].T, d[i])
                     Rd = onp.dot(Rd, _transposed(W[i]))
                     Rd += onp.dot(d[i], _transposed(V[i]))
-                    loops.tanh_second_derivative(Rd, slope[i], a[i], Rs[i - 1], d[i - 1])
+                    sums = Rdb[i - 1].reshape(-1)
+                    loops.tanh_second_derivative(Rd, slope[i], a[i], Rs[i - 1], d[i - 1], sums)
             return R_log_p, product
 
         return gradient, differentiate

@@ -213,7 +213,7 @@ class Run:
         self.rule = rule
         self.layout, self.theta_layout = layout, theta_layout
         self.coefficient_names = coefficient_names
-        self.whole = np.array([layout.size])  # one block
+        self.blocks: dict[Operation, tuple[NDArray[np.int64], list[NDArray]]] = {}
         self.num_steps = num_steps
         self.recovery = recovery
         self.wants_theta = False
@@ -397,12 +397,18 @@ class Run:
 
     def _blocks(self, operation: Operation, t: int) -> Blocks:
         """The parts of the vectors that share coefficients, with their values at step t."""
-        rows = [c[t if len(c) > 1 else 0] for c in map(self.coefficients.get, operation.coefficients)]
-        separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
-        if not separate and all(row.size == 1 for row in rows):
-            return Blocks(self.whole, rows)
-        ends = self.layout.ends
-        return Blocks(ends, [row if row.size > 1 else np.repeat(row, len(ends)) for row in rows])
+        ends, values = self._coefficients_of(operation)
+        rows = [c[t if len(c) > 1 else 0] for c in values]
+        return Blocks(ends, [np.repeat(row, len(ends)) if len(row) < len(ends) else row for row in rows])
+
+    def _coefficients_of(self, operation: Operation) -> tuple[NDArray[np.int64], list[NDArray]]:
+        """The ends of its blocks, one for all or one for each leaf, and its coefficients at all steps."""
+        if operation not in self.blocks:
+            values = [self.coefficients[name] for name in operation.coefficients]
+            separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
+            one = not separate and all(c.shape[1] == 1 for c in values)
+            self.blocks[operation] = (np.array([self.layout.size]) if one else self.layout.ends), values
+        return self.blocks[operation]
 
     def _largest_gradient(self) -> float:
         """At the initial weights; 0 where there is no step to take."""
