@@ -29,7 +29,7 @@ def machine(name: str) -> str:
     """Return where and when a benchmark was run."""
     facts = load(name)["machine"]
     software = ", ".join(
-        f"{k} {v}" for k, v in facts["versions"].items() if k in ("python", "numpy", "autograd")
+        f"{k} {v}" for k, v in facts["versions"].items() if k in ("python", "numpy", "autograd", "numba")
     )
     return f"{facts['cpu']}, {facts['cpu_count']} CPUs; {software}; {facts['date']}"
 

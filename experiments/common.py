@@ -166,7 +166,7 @@ def settings_of(config: Any) -> dict:
 
 def versions() -> dict[str, str]:
     """Return the versions that numbers may depend on."""
-    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "autograd")}
+    packages = {name: importlib.metadata.version(name) for name in ("numpy", "scipy", "autograd", "numba")}
     return {"python": platform.python_version(), **packages, "hypergrad": hypergrad.__version__}
 
 
