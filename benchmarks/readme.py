@@ -177,16 +177,16 @@ def costs() -> str:
 
 {cost()}
 
-Exact arithmetic is 44 passes of NumPy over the weights; [what they are, and why there are no
-fewer](docs/exact-arithmetic.md#the-cost).
+Exact arithmetic is compiled, a pass for each operation; [what it takes, and what the rest of its time
+is](docs/exact-arithmetic.md#the-cost).
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
 turns, medians, 8 GB at most; "out of memory": it asked for more than there is, at once):
 
 {peers()}
 
-{peers_goals()} A compiled scan has no
-Python between operations and fuses what lies between matrix products; ours runs NumPy, step by step.
+{peers_goals()} Where a compiled scan
+is faster, it is for having no Python between operations: ours spends half a millisecond a step on it.
 
 ![peers](benchmarks/results/peers.png)
 

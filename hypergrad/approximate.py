@@ -138,20 +138,27 @@ class _Floats:
     def forget(self) -> None:
         pass
 
-    def add_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector) -> _Floats:
+    def add_multiples(
+        self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector | None
+    ) -> _Floats:
         self.floats += self._multiples(values, factors, ends)
-        out[:] = self.floats
-        return self
+        return self._noted(out)
 
-    def sub_multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector) -> _Floats:
+    def sub_multiples(
+        self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector | None
+    ) -> _Floats:
         self.floats -= self._multiples(values, factors, ends)
-        out[:] = self.floats
+        return self._noted(out)
+
+    def _noted(self, out: Vector | None) -> _Floats:
+        if out is not None:
+            out[:] = self.floats
         return self
 
     def _multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> NDArray:
         return (np.repeat(factors, np.diff(ends, prepend=0)) * values).astype(self.floats.dtype)
 
-    def rational_mul_blocks(self, ratios: Sequence[tuple]) -> _Floats:
+    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> _Floats:
         for block, (n, d) in zip(self.blocks, ratios, strict=True):
             self.floats[block] *= self.floats.dtype.type(n / d)
-        return self
+        return self._noted(out)

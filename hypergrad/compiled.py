@@ -60,8 +60,10 @@ def _compiled_with_sums(function: Callable) -> Callable:
 
 
 @_compiled
-def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
-    """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head.
+def multiply(
+    x: Integers, head: Integers, n: int, d: int, unit: float = 1.0, out: Floats | None = None
+) -> None:
+    """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head;  out <- x * unit.
 
     1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
     """
@@ -71,6 +73,8 @@ def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
         quotient, digit_out = _divmod(x[i], d, shift_d, inverse_d)
         b, digit_in = _divmod(_times(head[i], d, shift_d) + digit_out, n, shift_n, inverse_n)
         x[i], head[i] = _times(quotient, n, shift_n) + digit_in, b
+        if out is not None:
+            out[i] = np.float64(x[i]) * unit
 
 
 @_compiled

@@ -32,6 +32,8 @@ __all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to
 RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
 MAX_FACTOR = 2**16
+_LATTICE = 1 << FACTOR_BITS
+_LEAST_FACTOR = 2.0 ** -(FACTOR_BITS + 1)  # not itself
 MOST_BITS_AT_ONCE = 40  # of a factor that is a power of two
 WORD_BITS = 16
 
@@ -142,18 +144,29 @@ class BitStore:
         self.multiply(digits, self._check_modulus(M), 1)
         return digits
 
-    def multiply(self, x: NDArray[np.int64], n: int | NDArray[np.int64], d: int | NDArray[np.int64]) -> None:
+    def multiply(
+        self,
+        x: NDArray[np.int64],
+        n: int | NDArray[np.int64],
+        d: int | NDArray[np.int64],
+        unit: float = 1.0,
+        out: NDArray[np.float64] | None = None,
+    ) -> None:
         """Algorithm 3 on x, (length,), in place: push x mod d, x <- x div d; then x <- x * n + pop n.
 
         n, d: positive integers, or arrays of them, (length,).  Inverse: the same with n and d exchanged.
+        out: (length,), gets x * unit.
         Integer arithmetic is modulo 2**64 throughout, which is right as long as the results fit.
         """
-        log_n, log_d = _log2(n), _log2(d)
+        scalar = isinstance(n, int) and isinstance(d, int)
+        log_n, log_d = (_log2_of_int(n), _log2_of_int(d)) if scalar else (_log2(n), _log2(d))
         self._settle(self._level + log_d)
-        if isinstance(n, int) and isinstance(d, int):
-            loops.multiply(x, self._head, n, d)
+        if scalar:
+            loops.multiply(x, self._head, n, d, unit, out)
         else:
             loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
+            if out is not None:
+                loops.to_floats(x, unit, out)
         self._set_level(self._level + log_d - log_n)
 
     def pack(self) -> None:
@@ -387,8 +400,13 @@ class ExactRep:
             ]
         )
 
-    def rational_mul_blocks(self, ratios: Sequence[tuple]) -> ExactRep:
-        """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d."""
+    def rational_mul_blocks(
+        self, ratios: Sequence[tuple], out: NDArray[np.float64] | None = None
+    ) -> ExactRep:
+        """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d.
+
+        out: (elements,), gets `val`, which costs less than to ask for it later.
+        """
         growth, numerator = _largest_of(ratios)
         reach = self._bound * growth + numerator
         if growth > 1.0 and not reach < _SAFE:  # the largest factor need not meet the largest number
@@ -407,8 +425,11 @@ class ExactRep:
                     index,
                 )
         for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
+            floats = None if out is None else out[block]
             if not (isinstance(n, int) and isinstance(d, int) and n == d):
-                store.multiply(self._flat[block], n, d)
+                store.multiply(self._flat[block], n, d, 2.0**-self.radix_bits, floats)
+            elif out is not None:
+                loops.to_floats(self._flat[block], 2.0**-self.radix_bits, floats)
         self._bound = reach
         return self
 
@@ -422,7 +443,7 @@ class ExactRep:
         """Add factors[j] * values, rounded, where block j is.  Undone by `sub_multiples` of the same.
 
         values: (elements,).  factors, ends: (blocks,); blocks end at ends[j], the last one with the elements.
-        out: (elements,), gets `val`, which costs less than to ask for it later.
+        out: as for `rational_mul_blocks`.
         """
         return self._accumulate(values, factors, ends, 2.0**self.radix_bits, out)
 
@@ -485,20 +506,21 @@ def as_ratio(a: ArrayLike) -> tuple:
     A scalar power of two is taken as it is, down to 2**-40.
     Raises ValueError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
     """
-    if isinstance(a, float) and 2.0**-MOST_BITS_AT_ONCE <= a < 2.0**-FACTOR_BITS and math.frexp(a)[0] == 0.5:
-        return 1, round(1 / a)
-    factor = np.asarray(a, np.float64) if not isinstance(a, float) else a
-    fits = (factor > 2.0 ** -(FACTOR_BITS + 1)) & (factor <= MAX_FACTOR)  # False for NaN
-    if not (fits if isinstance(fits, bool) else fits.all()):
+    if isinstance(a, float):
+        if _LEAST_FACTOR < a <= MAX_FACTOR:
+            n = round(a * _LATTICE)
+            common = min(n & -n, _LATTICE)  # a smaller d replaces fewer low bits of x: less noise
+            return n // common, _LATTICE // common
+        if 2.0**-MOST_BITS_AT_ONCE <= a <= _LEAST_FACTOR and math.frexp(a)[0] == 0.5:
+            return 1, round(1 / a)
+    factor = np.asarray(a, np.float64)
+    if not np.all((factor > _LEAST_FACTOR) & (factor <= MAX_FACTOR)):  # NaN gets here too
         raise ValueError(
             f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {a}"
         )
-    d = 1 << FACTOR_BITS
-    if not isinstance(factor, float) and factor.ndim:
-        return np.rint(factor * d).astype(np.int64), d
-    n = round(float(factor) * d)
-    common = min(n & -n, d)  # a smaller d replaces fewer low bits of x: less noise
-    return n // common, d // common
+    if factor.ndim:
+        return np.rint(factor * _LATTICE).astype(np.int64), _LATTICE
+    return as_ratio(float(factor))
 
 
 def _as_modulus(m: ArrayLike, shape: tuple[int, ...]) -> int | NDArray[np.int64]:
@@ -514,12 +536,10 @@ def _as_modulus(m: ArrayLike, shape: tuple[int, ...]) -> int | NDArray[np.int64]
 
 def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
     """The largest n / d, and the largest n."""
-    if all(isinstance(n, int) and isinstance(d, int) for n, d in ratios):
-        return max(n / d for n, d in ratios), float(max(n for n, _ in ratios))
-    return (
-        max(float(np.max(np.divide(n, d), initial=0.0)) for n, d in ratios),
-        max(float(np.max(n, initial=0)) for n, _ in ratios),
-    )
+    growths, numerators = [n / d for n, d in ratios], [n for n, _ in ratios]
+    if any(isinstance(growth, np.ndarray) for growth in growths):
+        return max(float(np.max(growth)) for growth in growths), max(float(np.max(n)) for n in numerators)
+    return max(growths), float(max(numerators))
 
 
 def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:

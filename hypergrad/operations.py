@@ -50,17 +50,17 @@ class Numbers(Protocol):
         """Let go of digits that going forward does not need."""
 
     def add_multiples(
-        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector
+        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector | None
     ) -> Any:
         """Add factors[j] * values where block j is; out gets `val`."""
 
     def sub_multiples(
-        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector
+        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector | None
     ) -> Any:
         """Subtract them; out gets `val`."""
 
-    def rational_mul_blocks(self, ratios: Sequence[tuple]) -> Any:
-        """Multiply block j by ratios[j] = (n, d)."""
+    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> Any:
+        """Multiply block j by ratios[j] = (n, d); out gets `val`."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,14 @@ class Decay:
         """The names of the coefficients, in the order that `blocks` lists their values."""
         return (self.factor,)
 
-    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
-        """Multiply."""
-        state.rational_mul_blocks([as_ratio(factor) for factor in blocks.coefficients[0].tolist()])
+    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
+        """Multiply; out gets the target's numbers as floats."""
+        state.rational_mul_blocks([as_ratio(factor) for factor in blocks.coefficients[0].tolist()], out)
 
-    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> None:
+    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
         """Divide, taking the remainder back."""
-        state.rational_mul_blocks([as_ratio(factor)[::-1] for factor in blocks.coefficients[0].tolist()])
+        ratios = [as_ratio(factor)[::-1] for factor in blocks.coefficients[0].tolist()]
+        state.rational_mul_blocks(ratios, out)
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
@@ -153,17 +154,13 @@ class Add:
         if self.target in self.inputs or (self.target == "w" and "g" in self.inputs):
             raise ValueError(f"{self.target} can't be changed by a function of itself: no exact inverse")
 
-    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
-        """Add; returns the target's numbers as floats."""
-        out = np.empty(blocks.ends[-1])
+    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
+        """Add; out gets the target's numbers as floats."""
         state.add_multiples(*self._multiples(blocks, inputs), out)
-        return out
 
-    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
-        """Subtract the same; returns likewise."""
-        out = np.empty(blocks.ends[-1])
+    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
+        """Subtract the same."""
         state.sub_multiples(*self._multiples(blocks, inputs), out)
-        return out
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]

@@ -305,10 +305,10 @@ class Run:
         self.gradient_at_hand = None
         if self.callback is not None:
             self.callback(self._report(t))
-        tape = []
-        for operation in self.rule.program:
+        tape, program = [], self.rule.program
+        for operation, following in zip(program, (*program[1:], program[0]), strict=True):
             inputs = self._read(operation, t, with_pullback)
-            self._apply(operation.forward, operation, inputs, t)
+            self._apply(operation.forward, operation, inputs, t, following)
             tape.append(Entry(operation, inputs))
         for _, inputs in tape:
             for x in inputs:
@@ -319,14 +319,14 @@ class Run:
     def reverse_step(self, t: int) -> Tape:
         """Step t, undone: the inverse operations, last to first.  Returns what the operations had read."""
         self.gradient_at_hand = None
-        tape = []
-        for operation in reversed(self.rule.program):
+        tape, program = [], self.rule.program[::-1]
+        for operation, following in zip(program, (*program[1:], program[0]), strict=True):
             if isinstance(operation, Decay):  # its derivative reads the target as it was before
-                self._apply(operation.inverse, operation, (), t)
+                self._apply(operation.inverse, operation, (), t, following)
                 inputs = self._read(operation, t, with_pullback=True)
             else:
                 inputs = self._read(operation, t, with_pullback=True)
-                self._apply(operation.inverse, operation, inputs, t)
+                self._apply(operation.inverse, operation, inputs, t, following)
             tape.append(Entry(operation, inputs))
         return tape[::-1]
 
@@ -371,10 +371,14 @@ class Run:
             for name in operation.inputs
         )
 
-    def _apply(self, change: Callable, operation: Operation, inputs: tuple, t: int) -> None:
-        """Change the state that is the operation's target, forward or back."""
+    def _apply(
+        self, change: Callable, operation: Operation, inputs: tuple, t: int, following: Operation
+    ) -> None:
+        """Change the state that is the operation's target, forward or back; following: what comes next."""
+        changes_again = following.target == operation.target  # then its floats would be for nothing
+        floats = None if changes_again else np.empty(self.layout.size)
         try:
-            floats = change(self.states[operation.target], self._blocks(operation, t), _vectors(inputs))
+            change(self.states[operation.target], self._blocks(operation, t), _vectors(inputs), floats)
         except FixedPointRangeError as error:
             where = self.title(operation.target, self.layout.locate(error.index))
             raise FixedPointRangeError(
