@@ -45,7 +45,7 @@ def test_quick_form_runs_saves_and_redraws_identically(name, tmp_path, monkeypat
     }
     about = json.loads(before["run.json"])
     assert about["settings"] == settings_of(EXPERIMENTS[name].Config.quick())
-    assert set(about["versions"]) == {"python", "numpy", "scipy", "autograd", "hypergrad"}
+    assert set(about["versions"]) == {"python", "numpy", "scipy", "autograd", "numba", "hypergrad"}
     for key, value in load_arrays(folder / "results.npz").items():
         assert value.dtype.kind == "U" or np.all(np.isfinite(value)), key
 
