@@ -476,8 +476,9 @@ class ExactRep:
         largest = loops.accumulate(self._flat, values, factors, ends, unit, out)
         if largest < 0:
             loops.accumulate(self._flat, values, factors, ends, -unit, None)
-            sizes = np.diff(ends, prepend=0)
-            self._refuse(np.repeat(factors, sizes) * values * math.copysign(1.0, unit))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
+                changes = np.repeat(factors, np.diff(ends, prepend=0)) * values
+            self._refuse(changes if unit > 0 else -changes)
         self._bound = largest
         return self
 

@@ -213,7 +213,6 @@ class Run:
         self.rule = rule
         self.layout, self.theta_layout = layout, theta_layout
         self.coefficient_names = coefficient_names
-        self.blocks: dict[Operation, tuple[NDArray[np.int64], list[NDArray]]] = {}
         self.num_steps = num_steps
         self.recovery = recovery
         self.wants_theta = False
@@ -232,6 +231,7 @@ class Run:
         self.coefficients = {
             name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
         }
+        self.blocks: dict[Operation, tuple[NDArray[np.int64], list[NDArray]]] = {}
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
