@@ -55,7 +55,6 @@ EXACT = [
     ("multiplication", Decay, "inverse"),
     ("multiplication", BitStore, "pack"),
     ("addition", ExactRep, "add_multiples"),
-    ("addition", ExactRep, "sub_multiples"),
     ("conversion to float", ExactRep, "val"),
 ]
 EXACT_PARTS = tuple(dict.fromkeys(name for name, _, _ in EXACT))

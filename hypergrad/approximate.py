@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hypergrad.exact_rep import BitStore
+from hypergrad.exact_rep import BitStore, spread
 from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
@@ -139,26 +139,17 @@ class _Floats:
         pass
 
     def add_multiples(
-        self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector | None
+        self, values: Vector, factors: Vector, ends: NDArray[np.int64], sign: float, out: Vector | None
     ) -> _Floats:
-        self.floats += self._multiples(values, factors, ends)
+        self.floats += (sign * spread(factors, ends) * values).astype(self.floats.dtype)
         return self._noted(out)
 
-    def sub_multiples(
-        self, values: Vector, factors: Vector, ends: NDArray[np.int64], out: Vector | None
-    ) -> _Floats:
-        self.floats -= self._multiples(values, factors, ends)
+    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> _Floats:
+        for block, (n, d) in zip(self.blocks, ratios, strict=True):
+            self.floats[block] *= self.floats.dtype.type(n / d)
         return self._noted(out)
 
     def _noted(self, out: Vector | None) -> _Floats:
         if out is not None:
             out[:] = self.floats
         return self
-
-    def _multiples(self, values: Vector, factors: Vector, ends: NDArray[np.int64]) -> NDArray:
-        return (np.repeat(factors, np.diff(ends, prepend=0)) * values).astype(self.floats.dtype)
-
-    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> _Floats:
-        for block, (n, d) in zip(self.blocks, ratios, strict=True):
-            self.floats[block] *= self.floats.dtype.type(n / d)
-        return self._noted(out)

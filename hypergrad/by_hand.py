@@ -25,6 +25,7 @@ from autograd.extend import (
 )
 
 from hypergrad.differentiation import Parts, is_traced
+from hypergrad.parsers import join
 
 __all__ = ["OneVector", "with_derivatives"]
 
@@ -62,11 +63,7 @@ class OneVector(list):
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.whole = np.empty(sum(array.size for array in arrays), arrays[0].dtype)
-        start = 0
-        for array in arrays:
-            end = start + array.size
-            self.append(self.whole[start:end].reshape(array.shape))
-            start = end
+        super().__init__(_split(self.whole, [array.shape for array in arrays]))
 
 
 class _Call:
@@ -141,7 +138,7 @@ def _end_to_end(parts: Sequence[Array]) -> Array:
 
 @primitive
 def _concatenated(*parts: Array) -> Array:
-    return np.concatenate([np.reshape(part, -1) for part in parts])
+    return join(*parts)
 
 
 def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:

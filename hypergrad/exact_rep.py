@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hypergrad import loops
 
-__all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to_lattice"]
+__all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to_lattice", "spread"]
 
 RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
@@ -158,10 +158,9 @@ class BitStore:
         out: (length,), gets x * unit.
         Integer arithmetic is modulo 2**64 throughout, which is right as long as the results fit.
         """
-        scalar = isinstance(n, int) and isinstance(d, int)
-        log_n, log_d = (_log2_of_int(n), _log2_of_int(d)) if scalar else (_log2(n), _log2(d))
+        log_n, log_d = _log2(n), _log2(d)
         self._settle(self._level + log_d)
-        if scalar:
+        if isinstance(n, int) and isinstance(d, int):
             loops.multiply(x, self._head, n, d, unit, out)
         else:
             loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
@@ -370,7 +369,7 @@ class ExactRep:
 
     def sub(self, A: ArrayLike) -> ExactRep:
         """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
-        return self.sub_multiples(*self._as_multiples(A))
+        return self.add_multiples(*self._as_multiples(A), sign=-1.0)
 
     def mul(self, a: ArrayLike) -> ExactRep:
         """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
@@ -438,24 +437,23 @@ class ExactRep:
         values: NDArray[np.float64],
         factors: NDArray[np.float64],
         ends: NDArray[np.int64],
+        sign: float = 1.0,
         out: NDArray[np.float64] | None = None,
     ) -> ExactRep:
-        """Add factors[j] * values, rounded, where block j is.  Undone by `sub_multiples` of the same.
+        """Add sign * factors[j] * values, rounded, where block j is.  Undone by the same with the other sign.
 
         values: (elements,).  factors, ends: (blocks,); blocks end at ends[j], the last one with the elements.
         out: as for `rational_mul_blocks`.
         """
-        return self._accumulate(values, factors, ends, 2.0**self.radix_bits, out)
-
-    def sub_multiples(
-        self,
-        values: NDArray[np.float64],
-        factors: NDArray[np.float64],
-        ends: NDArray[np.int64],
-        out: NDArray[np.float64] | None = None,
-    ) -> ExactRep:
-        """Subtract what `add_multiples` of the same adds."""
-        return self._accumulate(values, factors, ends, -(2.0**self.radix_bits), out)
+        unit = sign * 2.0**self.radix_bits
+        largest = loops.accumulate(self._flat, values, factors, ends, unit, out)
+        if largest < 0:
+            loops.accumulate(self._flat, values, factors, ends, -unit, None)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
+                changes = sign * spread(factors, ends) * values
+            self._refuse(changes)
+        self._bound = largest
+        return self
 
     def _as_multiples(self, A: ArrayLike) -> tuple:
         """What `add_multiples` takes to add A."""
@@ -463,24 +461,6 @@ class ExactRep:
         if values.shape != self.intrep.shape and values.ndim:
             raise ValueError(f"operand of shape {values.shape} does not match the shape {self.intrep.shape}")
         return np.full(self.intrep.shape, values).reshape(-1), np.ones(1), np.array([self._flat.size])
-
-    def _accumulate(
-        self,
-        values: NDArray[np.float64],
-        factors: NDArray[np.float64],
-        ends: NDArray[np.int64],
-        unit: float,
-        out: NDArray[np.float64] | None,
-    ) -> ExactRep:
-        """x <- x + round(factors * unit * values): the same floats give the same integers, so it can be undone."""
-        largest = loops.accumulate(self._flat, values, factors, ends, unit, out)
-        if largest < 0:
-            loops.accumulate(self._flat, values, factors, ends, -unit, None)
-            with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
-                changes = np.repeat(factors, np.diff(ends, prepend=0)) * values
-            self._refuse(changes if unit > 0 else -changes)
-        self._bound = largest
-        return self
 
     def _refuse(self, values: NDArray[np.float64]) -> NoReturn:
         """Raise at the first element to which its value can't be added."""
@@ -494,6 +474,11 @@ class ExactRep:
         raise FixedPointRangeError(
             f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}", index
         )
+
+
+def spread(factors: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The factor of every element, (elements,), of those of blocks, (blocks,), which end at `ends`."""
+    return np.repeat(factors, np.diff(ends, prepend=0))
 
 
 def round_to_lattice(factor: ArrayLike) -> NDArray[np.float64]:

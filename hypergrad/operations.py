@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.exact_rep import BitStore, as_ratio
+from hypergrad.exact_rep import BitStore, as_ratio, spread
 
 __all__ = ["Add", "Blocks", "Decay", "Kernel", "Numbers", "Operation", "Program", "Scaled", "Vector"]
 
@@ -50,14 +50,14 @@ class Numbers(Protocol):
         """Let go of digits that going forward does not need."""
 
     def add_multiples(
-        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector | None
+        self,
+        values: Vector,
+        factors: NDArray[np.float64],
+        ends: NDArray[np.int64],
+        sign: float,
+        out: Vector | None,
     ) -> Any:
-        """Add factors[j] * values where block j is; out gets `val`."""
-
-    def sub_multiples(
-        self, values: Vector, factors: NDArray[np.float64], ends: NDArray[np.int64], out: Vector | None
-    ) -> Any:
-        """Subtract them; out gets `val`."""
+        """Add sign * factors[j] * values where block j is; out gets `val`."""
 
     def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> Any:
         """Multiply block j by ratios[j] = (n, d); out gets `val`."""
@@ -93,7 +93,7 @@ class Decay:
         """(d_factor,), or nothing where inputs, the target before, is left out; changes d_target."""
         ends, (factors,) = blocks
         if not inputs:
-            d_target *= np.repeat(factors, np.diff(ends, prepend=0))
+            d_target *= spread(factors, ends)
             return ()
         d_factors = np.empty(len(ends))
         loops.decay_adjoint(factors, ends, *inputs, d_target, d_factors)
@@ -156,11 +156,11 @@ class Add:
 
     def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
         """Add; out gets the target's numbers as floats."""
-        state.add_multiples(*self._multiples(blocks, inputs), out)
+        state.add_multiples(*self._multiples(blocks, inputs), 1.0, out)
 
     def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
         """Subtract the same."""
-        state.sub_multiples(*self._multiples(blocks, inputs), out)
+        state.add_multiples(*self._multiples(blocks, inputs), -1.0, out)
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]

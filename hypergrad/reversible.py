@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
 from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
-from hypergrad.operations import Blocks, Decay, Numbers, Operation, Vector
+from hypergrad.operations import Blocks, Decay, Numbers, Operation, Program, Vector
 from hypergrad.recoveries import (
     Certificate,
     CoefficientRangeError,
@@ -305,8 +305,8 @@ class Run:
         self.gradient_at_hand = None
         if self.callback is not None:
             self.callback(self._report(t))
-        tape, program = [], self.rule.program
-        for operation, following in zip(program, (*program[1:], program[0]), strict=True):
+        tape = []
+        for operation, following in _with_following(self.rule.program):
             inputs = self._read(operation, t, with_pullback)
             self._apply(operation.forward, operation, inputs, t, following)
             tape.append(Entry(operation, inputs))
@@ -319,8 +319,8 @@ class Run:
     def reverse_step(self, t: int) -> Tape:
         """Step t, undone: the inverse operations, last to first.  Returns what the operations had read."""
         self.gradient_at_hand = None
-        tape, program = [], self.rule.program[::-1]
-        for operation, following in zip(program, (*program[1:], program[0]), strict=True):
+        tape = []
+        for operation, following in _with_following(self.rule.program[::-1]):
             if isinstance(operation, Decay):  # its derivative reads the target as it was before
                 self._apply(operation.inverse, operation, (), t, following)
                 inputs = self._read(operation, t, with_pullback=True)
@@ -512,6 +512,11 @@ class Gradient:
     def forget(self) -> None:
         """Keep only what it takes to evaluate it again."""
         self.value = self.pullback = None
+
+
+def _with_following(program: Program) -> Iterator[tuple[Operation, Operation]]:
+    """Each operation, with the one that comes next; after the last the first, of the next step."""
+    return zip(program, (*program[1:], *program[:1]), strict=True)
 
 
 def _vectors(inputs: tuple[Vector | Gradient, ...]) -> list[Vector]:

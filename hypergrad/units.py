@@ -59,8 +59,9 @@ def mean_units(decay: Any, num_steps: int, starts_at_zero: bool) -> MeanUnits:
     doublings = onp.floor(-size)
     start = doublings[:1] if starts_at_zero else onp.zeros_like(doublings[:1])
     halving = onp.exp2(-onp.diff(doublings, axis=0, prepend=start))
-    if onp.any(halving < 2.0**-MOST_BITS_AT_ONCE):
-        t = int(onp.argmax(onp.min(halving, axis=1) < 2.0**-MOST_BITS_AT_ONCE))
+    steep = onp.any(halving < 2.0**-MOST_BITS_AT_ONCE, axis=1)
+    if steep.any():
+        t = int(onp.argmax(steep))
         raise ValueError(
             f"a decay of a running mean falls too far at iteration {t}, to {value_of(decay)[t].min():g}: the mean "
             f"so far would lose more than {MOST_BITS_AT_ONCE} bits at once; let it fall over several iterations"
