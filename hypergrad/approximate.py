@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -120,8 +119,7 @@ class _Floats:
         self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], radix_bits: int
     ) -> None:
         self.floats, self.radix_bits = np.array(values, dtype), radix_bits
-        ends = np.cumsum([0, *sizes]).tolist()
-        self.blocks = [slice(start, end) for start, end in pairwise(ends)]
+        self.ends = np.cumsum(sizes)
         self.stores = [BitStore(size) for size in sizes]  # these stay empty
 
     @property
@@ -144,9 +142,9 @@ class _Floats:
         self.floats += (sign * spread(factors, ends) * values).astype(self.floats.dtype)
         return self._noted(out)
 
-    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> _Floats:
-        for block, (n, d) in zip(self.blocks, ratios, strict=True):
-            self.floats[block] *= self.floats.dtype.type(n / d)
+    def rational_mul_blocks(self, ratios: NDArray[np.int64], out: Vector | None) -> _Floats:
+        n, d = ratios
+        self.floats *= spread((n / d).astype(self.floats.dtype), self.ends)
         return self._noted(out)
 
     def _noted(self, out: Vector | None) -> _Floats:

@@ -10,6 +10,7 @@ each ends; a coefficient, and the cotangent of one, has shape (blocks,).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -20,12 +21,16 @@ __all__ = [
     "accumulate",
     "center",
     "decay_adjoint",
+    "log2",
+    "moves",
     "multiply",
     "multiply_each",
     "normalize",
     "normalized",
     "normalized_pullback",
+    "plan",
     "scaled_pullback",
+    "spill",
     "squared_pullback",
     "sums",
     "tanh_derivative",
@@ -34,12 +39,14 @@ __all__ = [
     "tanh_pullback",
     "tanh_second_derivative",
     "to_floats",
+    "to_ratios",
 ]
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _LAST = 2**63 - 1
+_SAFE = 2.0**63 * (1 - 2.0**-40)  # bounds below this, computed in floats, are below 2**63
 _SUMS = {"reassoc"}  # the compiler may add up the terms of a sum in any order, always the same one
 
 
@@ -60,13 +67,127 @@ def _compiled_with_sums(function: Callable) -> Callable:
 
 
 @_compiled
+def to_ratios(factors: Floats, bits: int, most: float, least_power: float, ratios: Integers) -> int:
+    """ratios[:, j] <- n, d in lowest terms, with n / d the multiple of 2**-bits nearest to factors[j].
+
+    Powers of two are taken as they are, down to least_power.
+    Returns the first j whose factor is not above 2**-(bits + 1), so that n would be 0, or above most; or -1.
+    """
+    lattice = 1 << bits
+    for j in range(factors.size):
+        factor = factors[j]
+        if 0.5 / lattice < factor <= most:
+            n = np.int64(np.rint(factor * lattice))
+            common = min(n & -n, lattice)  # a smaller d replaces fewer low bits of x: less noise
+            ratios[0, j], ratios[1, j] = n // common, lattice // common
+        elif least_power <= factor <= 0.5 / lattice and math.frexp(factor)[0] == 0.5:
+            ratios[0, j], ratios[1, j] = 1, np.int64(1.0 / factor)
+        else:
+            return j
+    return -1
+
+
+@_compiled
+def plan(
+    ratios: Integers,
+    bound: float,
+    levels: Integers,
+    depths: Integers,
+    full: int,
+    empty: int,
+    word: int,
+    words: Integers,
+) -> float:
+    """What comes with multiplying blocks by n / d, where |x| <= bound, but for moving words.
+
+    levels <- those after it;  words <- how many must leave each head before it, or, below 0, return.
+    Returns the bound after it; or -1, and nothing is changed, where that may be 2**63 or more.
+    """
+    growth, numerator = 0.0, 0.0
+    for j in range(levels.size):
+        growth = max(growth, ratios[0, j] / ratios[1, j])
+        numerator = max(numerator, np.float64(ratios[0, j]))
+    reach = bound * growth + numerator
+    if growth > 1.0 and not reach < _SAFE:
+        return -1.0
+    for j in range(levels.size):
+        level = levels[j] + _log2(ratios[1, j])
+        words[j] = _words(level, depths[j], full, empty, word)
+        levels[j] = level - _log2(ratios[0, j])
+    return reach
+
+
+@_compiled
+def moves(levels: Integers, depths: Integers, full: int, empty: int, word: int, words: Integers) -> None:
+    """words <- how many must leave heads of these levels, or, below 0, return."""
+    for j in range(levels.size):
+        words[j] = _words(levels[j], depths[j], full, empty, word)
+
+
+@_compiled
+def _words(level: int, depth: int, full: int, empty: int, word: int) -> int:
+    """As `hypergrad.exact_rep.BitStore` says: by what the digits in the head and in the words below amount to."""
+    total = level + depth * word
+    return max((total - full) // word, min((total - empty) // word, 0)) - depth
+
+
+@_compiled
+def spill(head: Integers, bits: int, word: NDArray[np.uint16]) -> bool:
+    """word <- the low bits of head;  head <- the others, moved down.  Returns whether word is not all zeros."""
+    some = 0
+    for i in range(head.size):
+        low = head[i] & ((1 << bits) - 1)
+        word[i] = low
+        some |= low
+        head[i] >>= bits
+    return some != 0
+
+
+@_compiled
+def log2(m: Integers, out: Integers) -> None:
+    """out <- log2(m) in units of 2**-32.  1 <= m <= 2**40."""
+    for j in range(m.size):
+        out[j] = _log2(m[j])
+
+
+@_compiled
+def _log2(m: int) -> int:
+    """log2(m) in units of 2**-32, within 8 of them: by squaring, in integers, and so the same everywhere."""
+    whole = 0
+    while m >> (whole + 1) > 0:
+        whole += 1
+    power = np.uint64(m) << np.uint64(31) >> np.uint64(whole) if whole < 31 else np.uint64(m >> (whole - 31))
+    log = np.int64(whole)
+    for _ in range(32):
+        power = power * power >> np.uint64(31)
+        log <<= 1
+        if power >> np.uint64(32) > 0:
+            power >>= np.uint64(1)
+            log += 1
+    return log
+
+
+@_compiled
 def multiply(
-    x: Integers, head: Integers, n: int, d: int, unit: float = 1.0, out: Floats | None = None
+    x: Integers,
+    head: Integers,
+    ratios: Integers,
+    ends: Integers,
+    unit: float = 1.0,
+    out: Floats | None = None,
 ) -> None:
     """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head;  out <- x * unit.
 
-    1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
+    ratios: n and d of each block, (2, blocks), 1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
     """
+    for j in range(ends.size):
+        part = slice(ends[j - 1] if j > 0 else 0, ends[j])
+        floats = None if out is None else out[part]
+        _multiply(x[part], head[part], ratios[0, j], ratios[1, j], unit, floats)
+
+
+@_compiled
+def _multiply(x: Integers, head: Integers, n: int, d: int, unit: float, out: Floats | None) -> None:
     shift_n, inverse_n = _reciprocal(n)
     shift_d, inverse_d = _reciprocal(d)
     for i in range(x.size):

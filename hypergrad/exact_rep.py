@@ -19,15 +19,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
-from functools import lru_cache
-from typing import NoReturn
+from itertools import pairwise
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hypergrad import loops
 
-__all__ = ["BitStore", "ExactRep", "FixedPointRangeError", "as_ratio", "round_to_lattice", "spread"]
+__all__ = [
+    "BitStore",
+    "ExactRep",
+    "FixedPointRangeError",
+    "as_ratio",
+    "as_ratios",
+    "round_to_lattice",
+    "spread",
+]
 
 RADIX_BITS = 52  # resolution 2**-52, range +-2**11: what the 2015 package had
 FACTOR_BITS = 24  # factors are applied as n / 2**24; docs/exact-arithmetic.md has the measurements behind 24
@@ -37,8 +45,8 @@ _LEAST_FACTOR = 2.0 ** -(FACTOR_BITS + 1)  # not itself
 MOST_BITS_AT_ONCE = 40  # of a factor that is a power of two
 WORD_BITS = 16
 
-# Levels count bits in units of 2**-32, as Python integers: sums and differences of them are exact, which is
-# what lets the way back pass through the very levels of the way there.
+# Levels count bits in units of 2**-32, as integers: sums and differences of them are exact, which is what lets the
+# way back pass through the very levels of the way there.
 _BIT = 1 << 32
 _WORD = WORD_BITS * _BIT
 _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
@@ -61,6 +69,14 @@ class FixedPointRangeError(ValueError):
 Words = MutableMapping[int, NDArray[np.uint16]]
 
 
+class _Joint(NamedTuple):
+    """Vectors that heads, levels and depths of several stores are parts of."""
+
+    heads: NDArray[np.int64]
+    levels: NDArray[np.int64]
+    depths: NDArray[np.int64]
+
+
 class BitStore:
     """Last-in first-out store of digits, one stack per element, close to the entropy limit.
 
@@ -77,10 +93,11 @@ class BitStore:
         self._head: NDArray[np.int64] | None = None  # all zeros, until something is in it
         self._words: Words = {} if words is None else words  # by depth; an absent one is all zeros
         # Depth counts the words moved out of the head so far; as moved zeros and absent words are the same
-        # thing it may become negative.  Level is an upper bound of log2(head + 1).  Integers, or, after moduli
-        # that differ between elements, int64 arrays.
-        self._depth: int | NDArray[np.int64] = 0
-        self._level: int | NDArray[np.int64] = _START
+        # thing it may become negative.  Level is an upper bound of log2(head + 1).  One for all elements, (1,), or,
+        # after moduli that differ between them, one for each.
+        self._depth = np.zeros(1, np.int64)
+        self._level = np.full(1, _START)
+        self._joint: _Joint | None = None  # what these are parts of
 
     def __len__(self) -> int:
         return self._length
@@ -108,8 +125,7 @@ class BitStore:
         new._length = self._length
         new._head = None if self._head is None else self._head.copy()
         new._words = {depth: word.copy() for depth, word in self._words.items()}
-        new._depth = self._depth if isinstance(self._depth, int) else self._depth.copy()
-        new._level = self._level if isinstance(self._level, int) else self._level.copy()
+        new._depth, new._level = self._depth.copy(), self._level.copy()
         return new
 
     @property
@@ -144,28 +160,21 @@ class BitStore:
         self.multiply(digits, self._check_modulus(M), 1)
         return digits
 
-    def multiply(
-        self,
-        x: NDArray[np.int64],
-        n: int | NDArray[np.int64],
-        d: int | NDArray[np.int64],
-        unit: float = 1.0,
-        out: NDArray[np.float64] | None = None,
-    ) -> None:
+    def multiply(self, x: NDArray[np.int64], n: ArrayLike, d: ArrayLike) -> None:
         """Algorithm 3 on x, (length,), in place: push x mod d, x <- x div d; then x <- x * n + pop n.
 
-        n, d: positive integers, or arrays of them, (length,).  Inverse: the same with n and d exchanged.
-        out: (length,), gets x * unit.
+        n, d: positive integers, of shape () or (length,).  Inverse: the same with n and d exchanged.
         Integer arithmetic is modulo 2**64 throughout, which is right as long as the results fit.
         """
-        log_n, log_d = _log2(n), _log2(d)
+        if self._length == 0:
+            return
+        ratio = [np.atleast_1d(np.asarray(m, np.int64)) for m in (n, d)]
+        log_n, log_d = map(_log2, ratio)
         self._settle(self._level + log_d)
-        if isinstance(n, int) and isinstance(d, int):
-            loops.multiply(x, self._head, n, d, unit, out)
+        if ratio[0].size == ratio[1].size == 1:
+            loops.multiply(x, self._head, np.stack(ratio), np.array([self._length]))
         else:
-            loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in (n, d)))
-            if out is not None:
-                loops.to_floats(x, unit, out)
+            loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in ratio))
         self._set_level(self._level + log_d - log_n)
 
     def pack(self) -> None:
@@ -173,21 +182,21 @@ class BitStore:
 
         The next operation unpacks it.  No effect after moduli that differ between elements.
         """
-        if isinstance(self._level, int) and self._head is not None:
+        if self._level.size == 1 and self._head is not None:
             while self._head.any():
                 self._spill()
-            self._head = None
+            self._head = self._joint = None
 
     def forget(self) -> None:
         """Drop the words that come back only after more divisions than were made: for a store never emptied.
 
         The last few stay, as the number of words out goes up and down a little with the modulus in use.
         """
-        for depth in [depth for depth in self._words if depth < self._depth - 4]:
+        for depth in [depth for depth in self._words if depth < self._depth.min() - 4]:
             del self._words[depth]
 
     def _in_use(self) -> bool:
-        return self._head is not None or not np.array_equal(self._level, _START)
+        return self._head is not None or bool(np.any(self._level != _START))
 
     def _check_modulus(self, M: ArrayLike) -> int | NDArray[np.int64]:
         modulus = np.asarray(M)
@@ -199,7 +208,7 @@ class BitStore:
             raise ValueError(f"the modulus must be in 1..2**{WORD_BITS}, got {M}")
         return modulus.astype(np.int64) if modulus.ndim else int(modulus)
 
-    def _settle(self, level: int | NDArray[np.int64]) -> None:
+    def _settle(self, level: NDArray[np.int64]) -> None:
         """Move words so that `level`, the one at which a digit is in the head, comes to lie in [46, 62) bits.
 
         Which words are out is a function of depth and level together alone, so it is the same for a push and
@@ -209,30 +218,26 @@ class BitStore:
         """
         if self._head is None:
             self._head = np.zeros(self._length, np.int64)
-        if isinstance(level, int):
-            if self._depth >= 0 and _FULL <= level < _FULL + _WORD:  # as it is most of the time
-                return
-            moves = self._depth_at(level + self._depth * _WORD) - self._depth
-            for _ in range(moves):
-                self._spill()
-            for _ in range(-moves):
-                self._refill()
-        else:
+        if level.size > self._level.size:
             self._make_individual()
-            self._settle_each(self._depth_at(level + self._depth * _WORD) - self._depth)
+        words = np.empty(level.size, np.int64)
+        loops.moves(level, self._depth, _FULL, _EMPTY, _WORD, words)
+        if words.size == 1:
+            self._move(words[0])
+        else:
+            self._move_each(words)
 
-    @staticmethod
-    def _depth_at(total: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
-        """The depth at which the digits in a head and in the words below it amount to `total`."""
-        if isinstance(total, int):
-            return max((total - _FULL) // _WORD, min((total - _EMPTY) // _WORD, 0))
-        return np.maximum((total - _FULL) // _WORD, np.minimum((total - _EMPTY) // _WORD, 0))
+    def _move(self, words: int) -> None:
+        """Move so many words out of the head, or, below 0, into it."""
+        for _ in range(words):
+            self._spill()
+        for _ in range(-words):
+            self._refill()
 
     def _spill(self) -> None:
-        word = self._head.astype(np.uint16)  # the low 16 bits
-        self._head >>= WORD_BITS
-        if word.any():
-            self._words[self._depth] = word
+        word = np.empty(self._length, np.uint16)
+        if loops.spill(self._head, WORD_BITS, word):
+            self._words[int(self._depth[0])] = word
         self._depth += 1
         self._level -= _WORD
 
@@ -240,12 +245,12 @@ class BitStore:
         self._depth -= 1
         self._level += _WORD
         self._head <<= WORD_BITS
-        word = self._words.pop(self._depth, None)
+        word = self._words.pop(int(self._depth[0]), None)
         if word is not None:
             self._head |= word
 
-    def _settle_each(self, moves: NDArray[np.int64]) -> None:
-        """`_settle` where elements have levels, and so depths, of their own: moves[i] > 0 words out, < 0 in."""
+    def _move_each(self, moves: NDArray[np.int64]) -> None:
+        """`_move` where elements have levels, and so depths, of their own."""
         while moves.any():
             step = np.sign(moves)
             for depth in np.unique(self._depth[step > 0]):
@@ -269,18 +274,38 @@ class BitStore:
             moves = moves - step
 
     def _make_individual(self) -> None:
-        if isinstance(self._level, int):
-            self._level = np.full(self._length, self._level, np.int64)
-            self._depth = np.full(self._length, self._depth, np.int64)
+        if self._level.size == 1:
+            self._level, self._depth = self._level.repeat(self._length), self._depth.repeat(self._length)
+            self._joint = None
 
-    def _set_level(self, level: int | NDArray[np.int64]) -> None:
-        if isinstance(level, int):
-            self._level = level
-            return
-        self._make_individual()
-        self._level = level
-        if level.size and np.ptp(level) == 0 and np.ptp(self._depth) == 0:
-            self._level, self._depth = int(level[0]), int(self._depth[0])
+    def _set_level(self, level: NDArray[np.int64]) -> None:
+        if level.size > self._level.size:
+            self._make_individual()
+        self._level[:] = level
+        if level.size > 1 and np.ptp(level) == 0 and np.ptp(self._depth) == 0:
+            self._level, self._depth = self._level[:1].copy(), self._depth[:1].copy()
+
+
+def _joined(stores: Sequence[BitStore]) -> _Joint | None:
+    """The heads, levels and depths of all, end to end; None where elements of one have levels of their own."""
+    joint = stores[0]._joint
+    if joint is not None and all(store._joint is joint for store in stores):
+        return joint
+    if any(store._level.size != 1 for store in stores):
+        return None
+    for store in stores:
+        store._settle(store._level)
+    wholes = []
+    for name in ("_head", "_level", "_depth"):
+        parts = [getattr(store, name) for store in stores]
+        wholes.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        ends = np.cumsum([part.size for part in parts])
+        for store, part in zip(stores, np.split(wholes[-1], ends[:-1]), strict=True):
+            setattr(store, name, part)
+    joint = _Joint(*wholes)
+    for store in stores:
+        store._joint = joint
+    return joint
 
 
 class ExactRep:
@@ -320,10 +345,10 @@ class ExactRep:
             self.intrep = np.zeros(shape, np.int64)
             self._bound = 0
         self._flat = self.intrep.reshape(-1)
-        ends = np.cumsum(sizes if sizes is not None else [self._flat.size]).tolist()
-        if ends[-1:] != [self._flat.size]:
+        self._ends = np.cumsum(sizes if sizes is not None else [self._flat.size], dtype=np.int64)
+        if self._ends[-1:].tolist() != [self._flat.size]:
             raise ValueError(f"block sizes {sizes} do not add up to the {self._flat.size} elements")
-        self._blocks = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self._blocks = [slice(start, end) for start, end in pairwise([0, *self._ends.tolist()])]
         lengths = [block.stop - block.start for block in self._blocks]
         self.stores = [BitStore(length, words(length)) for length in lengths]
         if not from_intrep:
@@ -390,47 +415,62 @@ class ExactRep:
         n, d: integers in 1..2**40, each of shape () or that of val.
         """
         numerator, denominator = _as_modulus(n, self.intrep.shape), _as_modulus(d, self.intrep.shape)
-        if len(self._blocks) == 1:
-            return self.rational_mul_blocks([(numerator, denominator)])
-        return self.rational_mul_blocks(
-            [
-                tuple(m if isinstance(m, int) else m[block] for m in (numerator, denominator))
-                for block in self._blocks
-            ]
-        )
+        if isinstance(numerator, int) and isinstance(denominator, int):
+            if numerator == denominator:
+                return self
+            return self.rational_mul_blocks(
+                np.array([[numerator], [denominator]]).repeat(len(self.stores), 1)
+            )
+        each = [np.full(self._flat.size, m) for m in (numerator, denominator)]
+        reach = self._reach(*each)
+        for block, store in zip(self._blocks, self.stores, strict=True):
+            store.multiply(self._flat[block], *(m[block] for m in each))
+        self._bound = reach
+        return self
 
     def rational_mul_blocks(
-        self, ratios: Sequence[tuple], out: NDArray[np.float64] | None = None
+        self, ratios: NDArray[np.int64], out: NDArray[np.float64] | None = None
     ) -> ExactRep:
-        """Multiply block j by ratios[j] = (n, d).  Undone by swapping every n and d.
+        """Multiply block j by n / d, where ratios[:, j] = (n, d) in lowest terms.  Undone by ratios[::-1].
 
         out: (elements,), gets `val`, which costs less than to ask for it later.
         """
-        growth, numerator = _largest_of(ratios)
-        reach = self._bound * growth + numerator
-        if growth > 1.0 and not reach < _SAFE:  # the largest factor need not meet the largest number
-            products = np.concatenate(
-                [
-                    np.abs(self._flat[block].astype(np.float64)) * np.divide(n, d)
-                    for block, (n, d) in zip(self._blocks, ratios, strict=True)
-                ]
-            )
-            reach = float(np.max(products, initial=0.0)) + numerator
-            if not reach < _SAFE:
-                index = int(np.argmax(products))
-                raise FixedPointRangeError(
-                    f"multiplying gives {products[index] * 2.0**-self.radix_bits:.6g}, out of the fixed-point "
-                    f"range +-{self.limit:g}",
-                    index,
-                )
-        for block, store, (n, d) in zip(self._blocks, self.stores, ratios, strict=True):
-            floats = None if out is None else out[block]
-            if not (isinstance(n, int) and isinstance(d, int) and n == d):
-                store.multiply(self._flat[block], n, d, 2.0**-self.radix_bits, floats)
-            elif out is not None:
-                loops.to_floats(self._flat[block], 2.0**-self.radix_bits, floats)
+        ratios = np.ascontiguousarray(ratios)
+        unit = 2.0**-self.radix_bits
+        joint = _joined(self.stores)
+        if joint is None:
+            self._bound = self._reach(*(spread(m, self._ends) for m in ratios))
+            for block, store, n, d in zip(self._blocks, self.stores, *ratios, strict=True):
+                store.multiply(self._flat[block], n, d)
+            if out is not None:
+                loops.to_floats(self._flat, unit, out)
+            return self
+        heads, *levels_and_depths = joint
+        words = np.empty(len(self.stores), np.int64)
+        reach = loops.plan(ratios, self._bound, *levels_and_depths, _FULL, _EMPTY, _WORD, words)
+        if reach < 0.0:  # the largest factor need not meet the largest number
+            reach = self._reach(*(spread(m, self._ends) for m in ratios))
+            loops.plan(ratios, 0.0, *levels_and_depths, _FULL, _EMPTY, _WORD, words)
+        for store, count in zip(self.stores, words.tolist(), strict=True):
+            if count:
+                store._move(count)
+        loops.multiply(self._flat, heads, ratios, self._ends, unit, out)
         self._bound = reach
         return self
+
+    def _reach(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> float:
+        """A bound of |intrep| once it is multiplied by n / d, (elements,); raises where that is too much."""
+        growth = n / d
+        products = np.abs(self._flat.astype(np.float64)) * growth
+        reach = float(np.max(products, initial=0.0)) + float(np.max(n, initial=0))
+        if np.any(growth > 1.0) and not reach < _SAFE:
+            index = int(np.argmax(products))
+            raise FixedPointRangeError(
+                f"multiplying gives {products[index] * 2.0**-self.radix_bits:.6g}, out of the fixed-point "
+                f"range +-{self.limit:g}",
+                index,
+            )
+        return reach
 
     def add_multiples(
         self,
@@ -476,7 +516,7 @@ class ExactRep:
         )
 
 
-def spread(factors: NDArray[np.float64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
+def spread(factors: NDArray, ends: NDArray[np.int64]) -> NDArray:
     """The factor of every element, (elements,), of those of blocks, (blocks,), which end at `ends`."""
     return np.repeat(factors, np.diff(ends, prepend=0))
 
@@ -492,21 +532,28 @@ def as_ratio(a: ArrayLike) -> tuple:
     A scalar power of two is taken as it is, down to 2**-40.
     Raises ValueError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
     """
-    if isinstance(a, float):
-        if _LEAST_FACTOR < a <= MAX_FACTOR:
-            n = round(a * _LATTICE)
-            common = min(n & -n, _LATTICE)  # a smaller d replaces fewer low bits of x: less noise
-            return n // common, _LATTICE // common
-        if 2.0**-MOST_BITS_AT_ONCE <= a <= _LEAST_FACTOR and math.frexp(a)[0] == 0.5:
-            return 1, round(1 / a)
     factor = np.asarray(a, np.float64)
-    if not np.all((factor > _LEAST_FACTOR) & (factor <= MAX_FACTOR)):  # NaN gets here too
-        raise ValueError(
-            f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {a}"
-        )
-    if factor.ndim:
-        return np.rint(factor * _LATTICE).astype(np.int64), _LATTICE
-    return as_ratio(float(factor))
+    if factor.ndim == 0:
+        return tuple(as_ratios(factor.reshape(1))[:, 0].tolist())
+    fits = (factor > _LEAST_FACTOR) & (factor <= MAX_FACTOR)  # False for NaN
+    if not fits.all():
+        raise _refused_factor(factor[~fits][0])
+    return np.rint(factor * _LATTICE).astype(np.int64), _LATTICE
+
+
+def as_ratios(factors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """n and d, (2, blocks), of each of the scalars `factors`, (blocks,): see `as_ratio`."""
+    ratios = np.empty((2, factors.size), np.int64)
+    wrong = loops.to_ratios(factors, FACTOR_BITS, MAX_FACTOR, 2.0**-MOST_BITS_AT_ONCE, ratios)
+    if wrong >= 0:
+        raise _refused_factor(factors[wrong])
+    return ratios
+
+
+def _refused_factor(factor: float) -> ValueError:
+    return ValueError(
+        f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {factor}"
+    )
 
 
 def _as_modulus(m: ArrayLike, shape: tuple[int, ...]) -> int | NDArray[np.int64]:
@@ -520,23 +567,8 @@ def _as_modulus(m: ArrayLike, shape: tuple[int, ...]) -> int | NDArray[np.int64]
     return int(values) if values.ndim == 0 else values.astype(np.int64).reshape(-1)
 
 
-def _largest_of(ratios: Sequence[tuple]) -> tuple[float, float]:
-    """The largest n / d, and the largest n."""
-    growths, numerators = [n / d for n, d in ratios], [n for n, _ in ratios]
-    if any(isinstance(growth, np.ndarray) for growth in growths):
-        return max(float(np.max(growth)) for growth in growths), max(float(np.max(n)) for n in numerators)
-    return max(growths), float(max(numerators))
-
-
-def _log2(M: int | NDArray[np.int64]) -> int | NDArray[np.int64]:
-    """log2 in units of 2**-32 bit."""
-    return _log2_of_int(M) if isinstance(M, int) else _log2_of_array(M)
-
-
-@lru_cache(maxsize=4096)
-def _log2_of_int(M: int) -> int:
-    return round(float(np.log2(float(M))) * _BIT)  # NumPy's, as below: the same for a scalar and for a vector
-
-
-def _log2_of_array(M: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.rint(np.log2(M.astype(np.float64)) * _BIT).astype(np.int64)
+def _log2(M: NDArray[np.int64]) -> NDArray[np.int64]:
+    """log2 in the unit of levels."""
+    logs = np.empty(M.shape, np.int64)
+    loops.log2(M, logs)
+    return logs

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.exact_rep import BitStore, as_ratio, spread
+from hypergrad.exact_rep import BitStore, as_ratios, spread
 
 __all__ = ["Add", "Blocks", "Decay", "Kernel", "Numbers", "Operation", "Program", "Scaled", "Vector"]
 
@@ -59,8 +59,8 @@ class Numbers(Protocol):
     ) -> Any:
         """Add sign * factors[j] * values where block j is; out gets `val`."""
 
-    def rational_mul_blocks(self, ratios: Sequence[tuple], out: Vector | None) -> Any:
-        """Multiply block j by ratios[j] = (n, d); out gets `val`."""
+    def rational_mul_blocks(self, ratios: NDArray[np.int64], out: Vector | None) -> Any:
+        """Multiply block j by n / d, where ratios[:, j] = (n, d); out gets `val`."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,11 @@ class Decay:
 
     def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
         """Multiply; out gets the target's numbers as floats."""
-        state.rational_mul_blocks([as_ratio(factor) for factor in blocks.coefficients[0].tolist()], out)
+        state.rational_mul_blocks(as_ratios(blocks.coefficients[0]), out)
 
     def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
         """Divide, taking the remainder back."""
-        ratios = [as_ratio(factor)[::-1] for factor in blocks.coefficients[0].tolist()]
-        state.rational_mul_blocks(ratios, out)
+        state.rational_mul_blocks(as_ratios(blocks.coefficients[0])[::-1], out)
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]

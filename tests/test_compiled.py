@@ -23,26 +23,52 @@ def test_quotients_and_digits_are_those_of_python(numbers, m, multiples):
         numbers = [
             min(max(x // m * m + shift, -(2**63)), 2**63 - 1) for x in numbers for shift in (-1, 0, m - 1)
         ]
+    ends = np.array([len(numbers)])
     x, head = np.array(numbers), np.zeros(len(numbers), np.int64)
-    loops.multiply(x, head, 1, m)
+    loops.multiply(x, head, np.array([[1], [m]]), ends)
     assert x.tolist() == [number // m for number in numbers]
     assert head.tolist() == [number % m for number in numbers]
     positive = [abs(number) >> 1 for number in numbers]
     x, head = np.zeros(len(numbers), np.int64), np.array(positive)
-    loops.multiply(x, head, m, 1)
+    loops.multiply(x, head, np.array([[m], [1]]), ends)
     assert x.tolist() == [number % m for number in positive]
     assert head.tolist() == [number // m for number in positive]
 
 
 @settings(max_examples=100)
-@given(st.lists(st.tuples(INT64, st.integers(0, 2**22)), min_size=1, max_size=40), MODULUS, MODULUS)
-def test_one_ratio_for_all_and_one_for_each_do_the_same(pairs, n, d):
+@given(
+    st.lists(st.tuples(INT64, st.integers(0, 2**22)), min_size=1, max_size=40),
+    st.lists(st.tuples(MODULUS, MODULUS), min_size=2, max_size=2),
+    st.data(),
+)
+def test_ratios_for_blocks_and_for_each_do_the_same(pairs, ratios, data):
     x, head = np.array(pairs).T.copy()
     twin, twin_head = x.copy(), head.copy()
-    loops.multiply(x, head, n, d)
-    loops.multiply_each(twin, twin_head, np.full(x.size, n), np.full(x.size, d))
+    end = data.draw(st.integers(0, x.size))
+    ratios = np.array(ratios).T.copy()
+    loops.multiply(x, head, ratios, np.array([end, x.size]))
+    loops.multiply_each(twin, twin_head, *ratios.repeat([end, x.size - end], axis=1))
     np.testing.assert_array_equal(x, twin)
     np.testing.assert_array_equal(head, twin_head)
+
+
+@settings(max_examples=200)
+@given(st.lists(MODULUS, min_size=1))
+def test_logarithms_are_right_and_exact_for_powers_of_two(moduli):
+    logs = np.empty(len(moduli), np.int64)
+    loops.log2(np.array(moduli), logs)
+    errors = logs - np.log2(moduli) * 2.0**32
+    assert np.all((errors > -8.0) & (errors < 0.01))
+    loops.log2(2 ** np.arange(41), powers := np.empty(41, np.int64))
+    assert powers.tolist() == [k << 32 for k in range(41)]
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=40))
+def test_the_low_bits_leave_a_head(numbers):
+    head, word = np.array(numbers, np.int64), np.empty(len(numbers), np.uint16)
+    assert loops.spill(head, 16, word) == any(number % 2**16 for number in numbers)
+    assert word.tolist() == [number % 2**16 for number in numbers]
+    assert head.tolist() == [number >> 16 for number in numbers]
 
 
 @settings(max_examples=200)

@@ -1,5 +1,7 @@
 """Exact reversal of the arithmetic alone: numbers and buffer come back bit for bit."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from hypergrad.exact_rep import (
     ExactRep,
     FixedPointRangeError,
     as_ratio,
+    as_ratios,
     round_to_lattice,
 )
 
@@ -81,12 +84,64 @@ def test_blocks_with_factors_of_their_own(data, sizes):
     x, done = ExactRep(start, sizes=sizes), []
     for _ in range(data.draw(st.integers(0, 40))):
         change = rng.standard_normal(len(start))
-        ratios = [as_ratio(float(0.3 + 0.7 * rng.rand())) for _ in sizes]
+        ratios = as_ratios(0.3 + 0.7 * rng.rand(len(sizes)))
         x.add(change).rational_mul_blocks(ratios)
         done.append((change, ratios))
     for change, ratios in reversed(done):
-        x.rational_mul_blocks([ratio[::-1] for ratio in ratios]).sub(change)
+        x.rational_mul_blocks(ratios[::-1]).sub(change)
     assert x == ExactRep(start, sizes=sizes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(0, 5), min_size=1, max_size=4), st.data())
+def test_blocks_and_their_buffers_are_undone_in_any_mixture(seed, sizes, data):
+    """Factors of blocks and of elements, digits pushed onto one buffer; packed and copied on the way."""
+    rng, size = np.random.RandomState(seed), sum(sizes)
+    start = rng.standard_normal(size)
+    x, done = ExactRep(start, sizes=sizes), []
+
+    def go(kind, j, operand, back):
+        if kind == "blocks":
+            x.rational_mul_blocks(operand[::-1] if back else operand)
+        elif kind == "digits":
+            x.stores[j].pop(7) if back else x.stores[j].push(operand, 7)
+        else:
+            (x.div if back else x.mul)(operand)
+
+    for _ in range(data.draw(st.integers(0, 40))):
+        kind, j = (
+            data.draw(st.sampled_from(["blocks", "blocks", "digits", "one", "each"])),
+            rng.randint(len(sizes)),
+        )
+        operand = {
+            "blocks": as_ratios(0.3 + 0.9 * rng.rand(len(sizes))),
+            "digits": rng.randint(7, size=sizes[j]),
+            "one": 0.3 + 0.9 * rng.rand(),
+            "each": 0.3 + 0.9 * rng.rand(size),
+        }[kind]
+        go(kind, j, operand, back=False)
+        done.append((kind, j, operand))
+        if rng.rand() < 0.2:
+            x.stores[j].pack()
+        if rng.rand() < 0.2:
+            twin, x = x, x.copy()
+            assert twin == x
+            twin.mul(0.3)  # which is nothing to the copy
+    for step in reversed(done):
+        go(*step, back=True)
+    assert x == ExactRep(start, sizes=sizes)
+
+
+def test_packing_gives_back_the_memory_of_all_heads():
+    sizes = [3, 1000]
+    x = ExactRep(np.random.RandomState(0).standard_normal(sum(sizes)), sizes=sizes)
+    x.rational_mul_blocks(as_ratios(np.array([0.9, 0.7])))
+    whole = weakref.ref(x.stores[0]._head.base)
+    for store in x.stores:
+        assert store._head.base is whole()
+        store.pack()
+    assert whole() is None
+    assert sum(store.nbytes for store in x.stores) <= 2 * sum(sizes)
 
 
 def test_long_run_back_and_forth():
