@@ -110,6 +110,16 @@ class _Gradient:
         self.call = call
         self.second: Callable | None = None
 
+    def evaluate(self, cotangent: Array) -> Array:
+        """The cotangents of the arrays, `_end_to_end`."""
+        parts, self.second = self.call.pullback(cotangent)
+        return _end_to_end(_checked(parts, self.call.shapes, "pullback"))
+
+    def differentiate(self, directions: Sequence[Array]) -> tuple[Array, Sequence[Array]]:
+        """The cotangents of the cotangent, and of the arrays, given those of `evaluate`'s parts."""
+        d_cotangent, d_arrays = self.second(directions)
+        return d_cotangent, _checked(d_arrays, self.call.shapes, "the pullback of the pullback")
+
 
 # The values of these two are by hand always, whatever is traced: training that is run backwards must see the same
 # bits as forwards, where nothing is.
@@ -124,9 +134,7 @@ def _value(call: _Call, *inputs: Array) -> Array:
 
 @primitive
 def _gradient(gradient: _Gradient, cotangent: Array, *inputs: Array) -> Any:
-    call = gradient.call
-    parts, gradient.second = call.pullback(cotangent)
-    return _end_to_end(_checked(parts, call.shapes, "pullback"))
+    return gradient.evaluate(cotangent)
 
 
 def _end_to_end(parts: Sequence[Array]) -> Array:
@@ -241,6 +249,19 @@ def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) 
             found |= zip(data_places, make_vjp(function, data_places)(*inputs)[0](cotangent), strict=True)
         return [found[place] for place in places]
 
+    def both_by_hand(cotangent: Array) -> tuple[Array, Callable[[Array], Iterable[Array]]]:
+        """What pull_back returns as one vector, and the pullback of that: what two traces would find."""
+        gradient = _Gradient(call)
+        value = gradient.evaluate(cotangent)
+
+        def pull_back_again(directions: Array) -> Iterable[Array]:
+            parts = _parts(np.reshape(directions, np.shape(value)), call.shapes)
+            return _parts(_end_to_end(gradient.differentiate(list(parts))[1]), call.shapes)
+
+        return np.reshape(value, -1), pull_back_again
+
+    if places == tuple(range(len(inputs))) and not any(map(is_traced, inputs)):
+        pull_back.both_by_hand = both_by_hand
     return pull_back
 
 
@@ -255,8 +276,7 @@ def _gradient_vjp(argnums: tuple[int, ...], ans: Any, args: tuple, kwargs: dict)
             what = "data passed by name" if places[-1] > call.count else "third derivatives"
             by_operations = call.gradient_by_operations(what)
             return make_vjp(by_operations, places)(*inputs)[0](_end_to_end(directions))
-        d_cotangent, d_arrays = gradient.second(directions)
-        _checked(d_arrays, call.shapes, "the pullback of the pullback")
+        d_cotangent, d_arrays = gradient.differentiate(directions)
         if places == tuple(range(1, 1 + call.count)):
             return _parts(_end_to_end(d_arrays), call.shapes)
         d = [d_cotangent, *d_arrays]

@@ -6,7 +6,7 @@ The only module that touches autograd's internals, so that another differentiato
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
@@ -20,6 +20,7 @@ from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
 
 __all__ = [
+    "LossGradient",
     "Parts",
     "gradient",
     "gradient_with_pullback",
@@ -39,6 +40,38 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
     leaves: float arrays, possibly traced; then so is the result.  where: for error messages.
     Raises ValueError where the loss is no real scalar.
     """
+    return _gradient(loss, leaves, where)[0]
+
+
+class LossGradient:
+    """The gradient of loss(leaves, theta leaves, t) by the leaves, as `reversible.run_rule` takes it.
+
+    Where the whole loss is one function with derivatives by hand, its second one serves as the pullback, with no
+    trace of the first: the graph that was seen last says whether to try.
+    """
+
+    def __init__(self, loss: Callable[[list, list, int], Any]) -> None:
+        self.loss = loss
+        self._by_hand = False
+
+    def __call__(self, leaves: list, theta_leaves: list, t: int) -> Any:
+        """One flat vector, traced where leaves are.  Raises as `gradient` does."""
+
+        def loss(boxes: list) -> Any:
+            return self.loss(boxes, theta_leaves, t)
+
+        where = f"iteration {t}"
+        if self._by_hand and all(isbox(leaf) and isinstance(leaf._node, VJPNode) for leaf in leaves):
+            value, pullback = _gradient(loss, [leaf._value for leaf in leaves], where)
+            if pullback is not None:
+                return _as_node(value, pullback, leaves)
+        value, pullback = _gradient(loss, leaves, where)
+        self._by_hand = pullback is not None
+        return value
+
+
+def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> tuple[Any, Callable | None]:
+    """The gradient, and the map from a cotangent of it to that of all leaves where the loss brings it by hand."""
     value, roots = _trace(loss, leaves)
     plain = getval(value)
     if plain is None or isinstance(plain, (tuple, list, dict, str)):
@@ -48,8 +81,18 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
         raise ValueError(f"the training loss must return one float, got {what} ({where})")
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)
-        return onp.zeros(sum(onp.size(getval(leaf)) for leaf in leaves))
-    return _backward(vspace(value._value).ones(), value._node, roots, leaves)
+        return onp.zeros(sum(onp.size(getval(leaf)) for leaf in leaves)), None
+    ones, node = vspace(value._value).ones(), value._node
+    if hasattr(node.vjp, "both_by_hand") and list(node.parents) == roots:
+        return node.vjp.both_by_hand(ones)
+    return _backward(ones, node, roots, leaves), None
+
+
+def _as_node(value: NDArray, pullback: Callable[[NDArray], Iterable[NDArray]], boxes: list) -> Any:
+    """The value as a function of what is in the boxes, all of them of one trace."""
+    node = VJPNode.new_root()
+    node.parents, node.vjp = [box._node for box in boxes], pullback
+    return new_box(value, boxes[0]._trace, node)
 
 
 def gradient_with_pullback(

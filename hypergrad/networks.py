@@ -69,6 +69,7 @@ def penalty(w: Array, L2: Array) -> Array:
     return _squares_by_hand(w, L2) if is_traced(L2) else _squares_by_hand(w, L2=L2)
 
 
+@onp.errstate(over="ignore")  # of the exponential in tanh: 2 / inf is the 0 that it should be
 def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) -> tuple[NDArray, Callable]:
     """`log_probs`, with its pullback, and the pullback of that: see `with_derivatives`."""
     W, b = _weights_and_biases(arrays, layout)
@@ -77,8 +78,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
     for i in layers[:-1]:
         a.append(onp.dot(a[i], W[i]))
         loops.tanh_exponents(a[-1], b[i].reshape(-1))
-        with onp.errstate(over="ignore"):  # 2 / inf is the 0 that it should be
-            onp.exp(a[-1], out=a[-1])
+        onp.exp(a[-1], out=a[-1])
         slope.append(onp.empty_like(a[-1]))
         loops.tanh_of_exponentials(a[-1], slope[-1])
     log_p = onp.dot(a[-1], W[-1])

@@ -89,12 +89,10 @@ def train(
     def cast(leaves: list) -> list:
         return leaves if dtype == np.float64 else [leaf.astype(dtype) for leaf in leaves]
 
-    def gradient(leaves: list, theta_leaves: list, t: int) -> Any:
-        parameters = theta_layout.rebuild(cast(theta_leaves))
-        return differentiation.gradient(
-            lambda boxes: loss(layout.rebuild(cast(boxes)), parameters, t), leaves, f"iteration {t}"
-        )
+    def of_leaves(leaves: list, theta_leaves: list, t: int) -> Any:
+        return loss(layout.rebuild(cast(leaves)), theta_layout.rebuild(cast(theta_leaves)), t)
 
+    gradient = differentiation.LossGradient(of_leaves)
     return run_rule(
         gradient, weights, rule, num_steps, theta, recovery, callback, keep, return_state, monitor
     )
@@ -401,18 +399,20 @@ class Run:
 
     def _blocks(self, operation: Operation, t: int) -> Blocks:
         """The parts of the vectors that share coefficients, with their values at step t."""
-        ends, values = self._coefficients_of(operation)
-        rows = [c[t if len(c) > 1 else 0] for c in values]
-        return Blocks(ends, [np.repeat(row, len(ends)) if len(row) < len(ends) else row for row in rows])
+        found = self.blocks.get(operation)
+        if found is None:
+            found = self.blocks[operation] = self._ends_and_coefficients(operation)
+        ends, values = found
+        return Blocks(ends, [c[t] if len(c) > 1 else c[0] for c in values])
 
-    def _coefficients_of(self, operation: Operation) -> tuple[NDArray[np.int64], list[NDArray]]:
-        """The ends of its blocks, one for all or one for each leaf, and its coefficients at all steps."""
-        if operation not in self.blocks:
-            values = [self.coefficients[name] for name in operation.coefficients]
-            separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
-            one = not separate and all(c.shape[1] == 1 for c in values)
-            self.blocks[operation] = (np.array([self.layout.size]) if one else self.layout.ends), values
-        return self.blocks[operation]
+    def _ends_and_coefficients(self, operation: Operation) -> tuple[NDArray[np.int64], list[NDArray]]:
+        """The ends of its blocks, one for all or one for each leaf; its coefficients, (1 or num_steps, blocks)."""
+        values = [self.coefficients[name] for name in operation.coefficients]
+        separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
+        if not separate and all(c.shape[1] == 1 for c in values):
+            return np.array([self.layout.size]), values
+        count = len(self.layout.ends)
+        return self.layout.ends, [c.repeat(count, axis=1) if c.shape[1] == 1 else c for c in values]
 
     def _largest_gradient(self) -> float:
         """At the initial weights; 0 where there is no step to take."""

@@ -12,7 +12,7 @@ from autograd.test_util import check_grads
 
 import hypergrad as hg
 from hypergrad.by_hand import OneVector, with_derivatives
-from hypergrad.differentiation import gradient, gradient_with_pullback
+from hypergrad.differentiation import LossGradient, gradient, gradient_with_pullback
 from hypergrad.parsers import join
 
 GUIDE = Path(__file__).parent.parent / "docs" / "fast-losses.md"
@@ -251,3 +251,38 @@ def test_join_concatenates_with_derivatives():
     check_grads(lambda x: np.sin(join(x, arrays[1], x)), order=2)(arrays[0])
     pull_back, _ = make_vjp(lambda x: join(arrays[1], x))(arrays[0])
     npt.assert_array_equal(pull_back(onp.arange(10.0)), [[4, 5, 6], [7, 8, 9]])
+
+
+FORMS = {
+    "one operation": lambda f, x, y, z, A: f(x, y, A=A),
+    "in another order": lambda f, x, y, z, A: f(y, x, A=A.T),
+    "of one array alone": lambda f, x, y, z, A: f(x, np.ones(2), A=A),
+    "with more": lambda f, x, y, z, A: f(x, y, A=A) + np.sum(x**3),
+    "with theta inside": lambda f, x, y, z, A: f(x, y * z, A=A),
+    "with theta as data": lambda f, x, y, z, A: f(x, y, A=A * z),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_loss_that_is_one_operation_has_the_derivatives_of_two_traces(form):
+    """Where it was one when last seen, and where it was not, or is not any more."""
+    x, y, A = bilinear_problem()
+    z, by_hand = onp.array(0.7), with_derivatives(bilinear, otherwise=bilinear_by_operations)
+
+    def loss(f, leaves, theta, t):
+        return FORMS["one operation" if t % 2 else form](f, *leaves, *theta, A)
+
+    gradients = LossGradient(lambda leaves, theta, t: loss(by_hand, leaves, theta, t))
+
+    def true_gradient(leaves, theta, t):
+        return gradient(lambda leaves: loss(bilinear_by_operations, leaves, theta, t), leaves, "test")
+
+    for t in (0, 0, 1, 1, 0, 1, 0):
+        (slope, pullback), (true, true_pullback) = (
+            gradient_with_pullback(lambda boxes, g=g, t=t: g(boxes[:2], boxes[2:], t), [x, y, z])
+            for g in (gradients, true_gradient)
+        )
+        npt.assert_allclose(slope, true, rtol=1e-13)
+        npt.assert_array_equal(gradients([x, y], [z], t), slope)  # the same bits on the way there and back
+        v = onp.random.RandomState(2).randn(slope.size)
+        npt.assert_allclose(pullback(v), true_pullback(v), rtol=1e-12)
