@@ -40,6 +40,7 @@ from benchmarks.common import (
     with_blas_threads,
 )
 from hypergrad import differentiation
+from hypergrad.differentiation import LossGradient
 from hypergrad.exact_rep import BitStore, ExactRep
 from hypergrad.mnist import load_data_dicts
 from hypergrad.networks import penalty
@@ -159,16 +160,16 @@ def make_problem(config: Config, case: Case) -> Problem:
 @contextlib.contextmanager
 def split(stopwatch: Stopwatch) -> Iterator[None]:
     """Have the stopwatch tell apart gradients and the parts of exact arithmetic."""
-    with_pullback = differentiation.gradient_with_pullback
+    with_pullback = LossGradient.with_pullback
 
     def evaluated(*args: Any) -> tuple[Any, Callable]:
         value, pullback = with_pullback(*args)
         return value, stopwatch.timed("gradients", pullback)
 
     with (
-        mock.patch.object(differentiation, "gradient_with_pullback", evaluated),
-        stopwatch.watching([("gradients", differentiation, "gradient_with_pullback")]),
-        stopwatch.watching([("gradients", differentiation.LossGradient, "__call__"), *EXACT]),
+        mock.patch.object(LossGradient, "with_pullback", evaluated),
+        stopwatch.watching([("gradients", LossGradient, "with_pullback")]),
+        stopwatch.watching([("gradients", LossGradient, "__call__"), *EXACT]),
     ):
         yield
 

@@ -107,8 +107,8 @@ def by_hypergrad(problem: Problem) -> Callable[[], np.ndarray]:
         return [(arrays[i], arrays[i + 1]) for i in range(0, len(problem.start), 2)]
 
     def loss(weights: Any, theta: None, t: int) -> Any:
-        rows = problem.batches[t]
-        return net_nll(layers(weights), problem.X[rows], problem.T[rows])
+        X, T = (data.take(problem.batches[t], axis=0) for data in (problem.X, problem.T))
+        return net_nll(layers(weights), X, T)
 
     def objective(start: Any, step_sizes: Any, decays: Any) -> Any:
         rule = hg.Momentum(

@@ -249,14 +249,14 @@ def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) 
             found |= zip(data_places, make_vjp(function, data_places)(*inputs)[0](cotangent), strict=True)
         return [found[place] for place in places]
 
-    def both_by_hand(cotangent: Array) -> tuple[Array, Callable[[Array], Iterable[Array]]]:
-        """What pull_back returns as one vector, and the pullback of that: what two traces would find."""
+    def both_by_hand(cotangent: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """What pull_back returns, as one vector, and the pullback of that: what two traces would find."""
         gradient = _Gradient(call)
         value = gradient.evaluate(cotangent)
 
-        def pull_back_again(directions: Array) -> Iterable[Array]:
+        def pull_back_again(directions: Array) -> Array:
             parts = _parts(np.reshape(directions, np.shape(value)), call.shapes)
-            return _parts(_end_to_end(gradient.differentiate(list(parts))[1]), call.shapes)
+            return np.reshape(_end_to_end(gradient.differentiate(list(parts))[1]), -1)
 
         return np.reshape(value, -1), pull_back_again
 

@@ -6,7 +6,7 @@ The only module that touches autograd's internals, so that another differentiato
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
@@ -20,6 +20,7 @@ from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
 
 __all__ = [
+    "Gradient",
     "LossGradient",
     "Parts",
     "gradient",
@@ -43,31 +44,55 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
     return _gradient(loss, leaves, where)[0]
 
 
-class LossGradient:
-    """The gradient of loss(leaves, theta leaves, t) by the leaves, as `reversible.run_rule` takes it.
+class Gradient:
+    """What `reversible.run_rule` needs of gradient(leaves, theta leaves, t), one flat vector."""
 
-    Where the whole loss is one function with derivatives by hand, its second one serves as the pullback, with no
-    trace of the first: the graph that was seen last says whether to try.
+    def __init__(self, gradient: Callable[[list, list, int], Any]) -> None:
+        self._gradient = gradient
+
+    def __call__(self, leaves: list, theta_leaves: list, t: int) -> Any:
+        """The gradient; traced where leaves are."""
+        return self._gradient(leaves, theta_leaves, t)
+
+    def with_pullback(
+        self, leaves: list, theta_leaves: list, t: int, wants_theta: bool
+    ) -> tuple[NDArray, Callable[[NDArray], NDArray]]:
+        """`gradient_with_pullback` of it, to the leaves, followed by those of theta if wanted."""
+        count, theta = len(leaves), theta_leaves if wants_theta else []
+        return gradient_with_pullback(
+            lambda boxes: self(boxes[:count], boxes[count:] or theta_leaves, t), [*leaves, *theta]
+        )
+
+
+class LossGradient(Gradient):
+    """The same of loss(leaves, theta leaves, t).
+
+    Where the whole loss is one function with derivatives by hand, the second of these serves as the pullback,
+    without a trace of the first: what was seen last says whether to try.
     """
 
     def __init__(self, loss: Callable[[list, list, int], Any]) -> None:
-        self.loss = loss
+        self._loss = loss
         self._by_hand = False
 
     def __call__(self, leaves: list, theta_leaves: list, t: int) -> Any:
-        """One flat vector, traced where leaves are.  Raises as `gradient` does."""
+        """As `gradient`."""
+        return self._evaluate(leaves, theta_leaves, t)[0]
 
-        def loss(boxes: list) -> Any:
-            return self.loss(boxes, theta_leaves, t)
-
-        where = f"iteration {t}"
-        if self._by_hand and all(isbox(leaf) and isinstance(leaf._node, VJPNode) for leaf in leaves):
-            value, pullback = _gradient(loss, [leaf._value for leaf in leaves], where)
+    def with_pullback(
+        self, leaves: list, theta_leaves: list, t: int, wants_theta: bool
+    ) -> tuple[NDArray, Callable[[NDArray], NDArray]]:
+        """As of any gradient."""
+        if self._by_hand and not wants_theta:  # untraced, theta might be anywhere in the loss
+            value, pullback = self._evaluate(leaves, theta_leaves, t)
             if pullback is not None:
-                return _as_node(value, pullback, leaves)
-        value, pullback = _gradient(loss, leaves, where)
-        self._by_hand = pullback is not None
-        return value
+                return value, pullback
+        return super().with_pullback(leaves, theta_leaves, t, wants_theta)
+
+    def _evaluate(self, leaves: list, theta_leaves: list, t: int) -> tuple[Any, Callable | None]:
+        found = _gradient(lambda boxes: self._loss(boxes, theta_leaves, t), leaves, f"iteration {t}")
+        self._by_hand = found[1] is not None
+        return found
 
 
 def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> tuple[Any, Callable | None]:
@@ -86,13 +111,6 @@ def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) ->
     if hasattr(node.vjp, "both_by_hand") and list(node.parents) == roots:
         return node.vjp.both_by_hand(ones)
     return _backward(ones, node, roots, leaves), None
-
-
-def _as_node(value: NDArray, pullback: Callable[[NDArray], Iterable[NDArray]], boxes: list) -> Any:
-    """The value as a function of what is in the boxes, all of them of one trace."""
-    node = VJPNode.new_root()
-    node.parents, node.vjp = [box._node for box in boxes], pullback
-    return new_box(value, boxes[0]._trace, node)
 
 
 def gradient_with_pullback(

@@ -93,8 +93,9 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         dW, db = _weights_and_biases(gradient, layout)
         d = [c - p * sum_c]
         db[-1][...] = _colsum(d[0])
+        W_T = [None, *map(_transposed, W[1:])]
         for i in reversed(layers[1:]):
-            d.insert(0, onp.dot(d[0], _transposed(W[i])))
+            d.insert(0, onp.dot(d[0], W_T[i]))
             loops.tanh_pullback(d[0], slope[i], db[i - 1].reshape(-1))
         for i in layers:
             onp.dot(a[i].T, d[i], out=dW[i])
@@ -119,7 +120,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
                 onp.dot(a[i].T, Rd, out=RdW[i])
                 if i > 0:
                     RdW[i] += onp.dot(Ra[i].T, d[i])
-                    Rd = onp.dot(Rd, _transposed(W[i]))
+                    Rd = onp.dot(Rd, W_T[i])
                     Rd += onp.dot(d[i], _transposed(V[i]))
                     sums = Rdb[i - 1].reshape(-1)
                     loops.tanh_second_derivative(Rd, slope[i], a[i], Rs[i - 1], d[i - 1], sums)

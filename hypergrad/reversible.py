@@ -128,6 +128,8 @@ def run_rule(
         arguments[name] = zeros if value is None else layout.flatten(value, title)
     coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps), num_steps)
     arguments |= coefficients
+    if not isinstance(gradient, differentiation.Gradient):
+        gradient = differentiation.Gradient(gradient)
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))
     run.argument_names = tuple(arguments)
@@ -199,7 +201,7 @@ class Run:
 
     def __init__(
         self,
-        gradient: Callable[[list, list, int], Any],
+        gradient: differentiation.Gradient,
         rule: Rule,
         layout: Layout,
         theta_layout: Layout,
@@ -493,11 +495,7 @@ class Gradient:
         """Evaluate it; the pullback gives the Hessian-vector product, followed by that with theta if wanted."""
         leaves = run.layout.split(self.at)
         if with_pullback:
-            count, theta = len(leaves), run.theta if run.wants_theta else []
-            self.value, self.pullback = differentiation.gradient_with_pullback(
-                lambda boxes: run.gradient(boxes[:count], boxes[count:] or run.theta, self.t),
-                [*leaves, *theta],
-            )
+            self.value, self.pullback = run.gradient.with_pullback(leaves, run.theta, self.t, run.wants_theta)
         else:
             self.value = run.gradient(leaves, run.theta, self.t)
         self.value = np.ascontiguousarray(self.value, np.float64)

@@ -11,6 +11,7 @@ from autograd import grad, make_vjp
 from autograd.test_util import check_grads
 
 import hypergrad as hg
+from hypergrad import differentiation
 from hypergrad.by_hand import OneVector, with_derivatives
 from hypergrad.differentiation import LossGradient, gradient, gradient_with_pullback
 from hypergrad.parsers import join
@@ -272,17 +273,27 @@ def test_a_loss_that_is_one_operation_has_the_derivatives_of_two_traces(form):
     def loss(f, leaves, theta, t):
         return FORMS["one operation" if t % 2 else form](f, *leaves, *theta, A)
 
-    gradients = LossGradient(lambda leaves, theta, t: loss(by_hand, leaves, theta, t))
-
-    def true_gradient(leaves, theta, t):
-        return gradient(lambda leaves: loss(bilinear_by_operations, leaves, theta, t), leaves, "test")
-
+    found, true = (
+        LossGradient(lambda leaves, theta, t, f=f: loss(f, leaves, theta, t))
+        for f in (by_hand, bilinear_by_operations)
+    )
     for t in (0, 0, 1, 1, 0, 1, 0):
-        (slope, pullback), (true, true_pullback) = (
-            gradient_with_pullback(lambda boxes, g=g, t=t: g(boxes[:2], boxes[2:], t), [x, y, z])
-            for g in (gradients, true_gradient)
-        )
-        npt.assert_allclose(slope, true, rtol=1e-13)
-        npt.assert_array_equal(gradients([x, y], [z], t), slope)  # the same bits on the way there and back
-        v = onp.random.RandomState(2).randn(slope.size)
-        npt.assert_allclose(pullback(v), true_pullback(v), rtol=1e-12)
+        for wants_theta in (False, True, False):
+            slope, pullback = found.with_pullback([x, y], [z], t, wants_theta)
+            true_slope, true_pullback = true.with_pullback([x, y], [z], t, wants_theta)
+            npt.assert_allclose(slope, true_slope, rtol=1e-13)
+            npt.assert_array_equal(found([x, y], [z], t), slope)  # the same bits on the way there and back
+            v = onp.random.RandomState(2).randn(slope.size)
+            npt.assert_allclose(pullback(v), true_pullback(v), rtol=1e-12)
+
+
+def test_a_loss_that_is_one_operation_is_traced_once(monkeypatch):
+    x, y, A = bilinear_problem()
+    f = with_derivatives(bilinear)
+    slope = LossGradient(lambda leaves, theta, t: f(*leaves, A=A))
+    true, true_pullback = slope.with_pullback([x, y], [], 0, False)  # twice, as nothing was seen yet
+    slope([x, y], [], 0)
+    monkeypatch.delattr(differentiation, "gradient_with_pullback")
+    found, pullback = slope.with_pullback([x, y], [], 0, False)
+    npt.assert_array_equal(found, true)
+    npt.assert_array_equal(pullback(found), true_pullback(found))
