@@ -20,7 +20,7 @@ from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
 
 __all__ = [
-    "Gradient",
+    "FlatGradient",
     "LossGradient",
     "Parts",
     "gradient",
@@ -44,7 +44,7 @@ def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> 
     return _gradient(loss, leaves, where)[0]
 
 
-class Gradient:
+class FlatGradient:
     """What `reversible.run_rule` needs of gradient(leaves, theta leaves, t), one flat vector."""
 
     def __init__(self, gradient: Callable[[list, list, int], Any]) -> None:
@@ -64,7 +64,7 @@ class Gradient:
         )
 
 
-class LossGradient(Gradient):
+class LossGradient(FlatGradient):
     """The same of loss(leaves, theta leaves, t).
 
     Where the whole loss is one function with derivatives by hand, the second of these serves as the pullback,

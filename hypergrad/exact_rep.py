@@ -99,6 +99,11 @@ class BitStore:
         self._level = np.full(1, _START)
         self._joint: _Joint | None = None  # what these are parts of
 
+    def __getstate__(
+        self,
+    ) -> dict:  # of a copy, or of what goes to another process: its arrays are parts of none
+        return {**self.__dict__, "_joint": None}
+
     def __len__(self) -> int:
         return self._length
 
@@ -339,12 +344,11 @@ class ExactRep:
             ints = np.asarray(val)
             if ints.dtype.kind not in "iu":
                 raise TypeError(f"from_intrep takes integers, got dtype {ints.dtype}")
-            self.intrep = ints.astype(np.int64)
+            self.intrep = ints.astype(np.int64, order="C")
             self._bound = math.inf  # of |intrep|; found when needed
         else:
             self.intrep = np.zeros(shape, np.int64)
             self._bound = 0
-        self._flat = self.intrep.reshape(-1)
         self._ends = np.cumsum(sizes if sizes is not None else [self._flat.size], dtype=np.int64)
         if self._ends[-1:].tolist() != [self._flat.size]:
             raise ValueError(f"block sizes {sizes} do not add up to the {self._flat.size} elements")
@@ -353,6 +357,10 @@ class ExactRep:
         self.stores = [BitStore(length, words(length)) for length in lengths]
         if not from_intrep:
             self.add(np.asarray(val, np.float64))
+
+    @property
+    def _flat(self) -> NDArray[np.int64]:
+        return self.intrep.reshape(-1)
 
     @property
     def val(self) -> NDArray[np.float64]:
@@ -379,7 +387,6 @@ class ExactRep:
         """An independent copy, with its buffers in memory."""
         new = copy(self)
         new.intrep = self.intrep.copy()
-        new._flat = new.intrep.reshape(-1)
         new.stores = [store.copy() for store in self.stores]
         return new
 
@@ -421,10 +428,13 @@ class ExactRep:
             return self.rational_mul_blocks(
                 np.array([[numerator], [denominator]]).repeat(len(self.stores), 1)
             )
-        each = [np.full(self._flat.size, m) for m in (numerator, denominator)]
-        reach = self._reach(*each)
+        return self._multiply_elements(*(np.full(self._flat.size, m) for m in (numerator, denominator)))
+
+    def _multiply_elements(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> ExactRep:
+        """Multiply each by a ratio of its own, (elements,)."""
+        reach = self._reach(n, d)
         for block, store in zip(self._blocks, self.stores, strict=True):
-            store.multiply(self._flat[block], *(m[block] for m in each))
+            store.multiply(self._flat[block], n[block], d[block])
         self._bound = reach
         return self
 
@@ -439,9 +449,7 @@ class ExactRep:
         unit = 2.0**-self.radix_bits
         joint = _joined(self.stores)
         if joint is None:
-            self._bound = self._reach(*(spread(m, self._ends) for m in ratios))
-            for block, store, n, d in zip(self._blocks, self.stores, *ratios, strict=True):
-                store.multiply(self._flat[block], n, d)
+            self._multiply_elements(*(spread(m, self._ends) for m in ratios))
             if out is not None:
                 loops.to_floats(self._flat, unit, out)
             return self

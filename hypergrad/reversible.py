@@ -128,8 +128,8 @@ def run_rule(
         arguments[name] = zeros if value is None else layout.flatten(value, title)
     coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps), num_steps)
     arguments |= coefficients
-    if not isinstance(gradient, differentiation.Gradient):
-        gradient = differentiation.Gradient(gradient)
+    if not isinstance(gradient, differentiation.FlatGradient):
+        gradient = differentiation.FlatGradient(gradient)
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))
     run.argument_names = tuple(arguments)
@@ -198,10 +198,11 @@ class Run:
     outputs: list[tuple[int, str]]  # of `forward`: (number of updates, name of a state)
     callback: Callable[[Step], None] | None
     monitor: Callable[[BackwardStep], None] | None
+    d_gradient: Vector  # of the step that `backward` is at
 
     def __init__(
         self,
-        gradient: differentiation.Gradient,
+        gradient: differentiation.FlatGradient,
         rule: Rule,
         layout: Layout,
         theta_layout: Layout,
@@ -265,6 +266,7 @@ class Run:
             self._train(np.empty_like(cotangents))
         self.complete = False
         d = {name: np.zeros_like(self.arguments[name]) for name in {*self.states, *wanted}}
+        self.d_gradient = np.empty(self.layout.size)
         limits = self._limits_of_buffers() if self.monitor is not None else None
         for t in reversed(range(self.num_steps)):
             added = self._add_cotangents(t + 1, cotangents, d)
@@ -339,7 +341,8 @@ class Run:
                 gradient, d_gradient = None, None
             for x in inputs:
                 if isinstance(x, Gradient) and gradient is None:
-                    gradient, d_gradient = x, np.zeros(self.layout.size)
+                    gradient, d_gradient = x, self.d_gradient
+                    d_gradient[:] = 0.0
                     if x.pullback is None:
                         x.evaluate(self, with_pullback=True)
             d_inputs = [d_gradient if name == "g" else d[name] for name in getattr(operation, "inputs", ())]

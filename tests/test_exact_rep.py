@@ -1,5 +1,7 @@
 """Exact reversal of the arithmetic alone: numbers and buffer come back bit for bit."""
 
+import copy
+import pickle
 import weakref
 
 import numpy as np
@@ -130,6 +132,27 @@ def test_blocks_and_their_buffers_are_undone_in_any_mixture(seed, sizes, data):
     for step in reversed(done):
         go(*step, back=True)
     assert x == ExactRep(start, sizes=sizes)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), ExactRep.copy])
+def test_a_duplicate_is_independent_and_whole(duplicate):
+    start, sizes = np.random.RandomState(0).standard_normal((4, 25)), [60, 40]
+    x, ratios = ExactRep(start), as_ratios(np.array([0.3, 0.7]))
+    y = ExactRep(start, sizes=sizes).rational_mul_blocks(ratios)
+    twin = duplicate(y)
+    assert twin == y
+    for each in (twin, y):
+        each.rational_mul_blocks(ratios).add(1.0)
+        each.sub(1.0).rational_mul_blocks(ratios[::-1]).rational_mul_blocks(ratios[::-1])
+        assert each == ExactRep(start, sizes=sizes)
+    np.testing.assert_array_equal(duplicate(x).mul(0.5).val, x.mul(0.5).val)
+
+
+def test_integers_in_another_order_of_memory():
+    ints = np.asfortranarray(np.arange(6).reshape(2, 3) << 50)
+    x = ExactRep(ints, from_intrep=True).mul(0.5).add(np.eye(2, 3))
+    np.testing.assert_array_equal(x.val, ints / 2.0**53 + np.eye(2, 3))
+    np.testing.assert_array_equal(x.sub(np.eye(2, 3)).div(0.5).intrep, ints)
 
 
 def test_packing_gives_back_the_memory_of_all_heads():
