@@ -441,7 +441,7 @@ class ExactRep:
     def rational_mul_blocks(
         self, ratios: NDArray[np.int64], out: NDArray[np.float64] | None = None
     ) -> ExactRep:
-        """Multiply block j by n / d, where ratios[:, j] = (n, d) in lowest terms.  Undone by ratios[::-1].
+        """Multiply block j by n / d, where ratios[:, j] = (n, d).  Undone by ratios[::-1].
 
         out: (elements,), gets `val`, which costs less than to ask for it later.
         """
