@@ -40,10 +40,7 @@ from hypergrad.util import RandomState
 NETWORKS = {
     "schedules": ((784, 50, 50, 50, 10), 200),
     "large": ((784, 400, 200, 10), 250),
-    "first call": (
-        (784, 5, 5, 10),
-        20,
-    ),  # so small that the memory it leaves behind is of no use to the others
+    "first call": ((784, 5, 5, 10), 20),  # too small to leave memory behind that others could use
 }
 TOLERANCE = 1e-6  # relative, between the hypergradients
 

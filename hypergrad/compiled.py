@@ -46,7 +46,6 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _LAST = 2**63 - 1
-_SAFE = 2.0**63 * (1 - 2.0**-40)  # bounds below this, computed in floats, are below 2**63
 _SUMS = {"reassoc"}  # the compiler may add up the terms of a sum in any order, always the same one
 
 
@@ -93,6 +92,7 @@ def plan(
     bound: float,
     levels: Integers,
     depths: Integers,
+    limit: float,
     full: int,
     empty: int,
     word: int,
@@ -101,14 +101,14 @@ def plan(
     """What comes with multiplying blocks by n / d, where |x| <= bound, but for moving words.
 
     levels <- those after it;  words <- how many must leave each head before it, or, below 0, return.
-    Returns the bound after it; or -1, and nothing is changed, where that may be 2**63 or more.
+    Returns the bound after it; or -1, and nothing is changed, where that has grown to the limit or more.
     """
     growth, numerator = 0.0, 0.0
     for j in range(levels.size):
         growth = max(growth, ratios[0, j] / ratios[1, j])
         numerator = max(numerator, np.float64(ratios[0, j]))
     reach = bound * growth + numerator
-    if growth > 1.0 and not reach < _SAFE:
+    if growth > 1.0 and not reach < limit:
         return -1.0
     for j in range(levels.size):
         level = levels[j] + _log2(ratios[1, j])

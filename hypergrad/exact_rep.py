@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
-from itertools import pairwise
 from typing import NamedTuple, NoReturn
 
 import numpy as np
@@ -99,10 +98,8 @@ class BitStore:
         self._level = np.full(1, _START)
         self._joint: _Joint | None = None  # what these are parts of
 
-    def __getstate__(
-        self,
-    ) -> dict:  # of a copy, or of what goes to another process: its arrays are parts of none
-        return {**self.__dict__, "_joint": None}
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_joint": None}  # the arrays of a duplicate are parts of none
 
     def __len__(self) -> int:
         return self._length
@@ -352,8 +349,7 @@ class ExactRep:
         self._ends = np.cumsum(sizes if sizes is not None else [self._flat.size], dtype=np.int64)
         if self._ends[-1:].tolist() != [self._flat.size]:
             raise ValueError(f"block sizes {sizes} do not add up to the {self._flat.size} elements")
-        self._blocks = [slice(start, end) for start, end in pairwise([0, *self._ends.tolist()])]
-        lengths = [block.stop - block.start for block in self._blocks]
+        lengths = np.diff(self._ends, prepend=0).tolist()
         self.stores = [BitStore(length, words(length)) for length in lengths]
         if not from_intrep:
             self.add(np.asarray(val, np.float64))
@@ -433,8 +429,9 @@ class ExactRep:
     def _multiply_elements(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> ExactRep:
         """Multiply each by a ratio of its own, (elements,)."""
         reach = self._reach(n, d)
-        for block, store in zip(self._blocks, self.stores, strict=True):
-            store.multiply(self._flat[block], n[block], d[block])
+        parts = (np.split(vector, self._ends[:-1]) for vector in (self._flat, n, d))
+        for store, *part in zip(self.stores, *parts, strict=True):
+            store.multiply(*part)
         self._bound = reach
         return self
 
@@ -455,10 +452,10 @@ class ExactRep:
             return self
         heads, *levels_and_depths = joint
         words = np.empty(len(self.stores), np.int64)
-        reach = loops.plan(ratios, self._bound, *levels_and_depths, _FULL, _EMPTY, _WORD, words)
+        reach = loops.plan(ratios, self._bound, *levels_and_depths, _SAFE, _FULL, _EMPTY, _WORD, words)
         if reach < 0.0:  # the largest factor need not meet the largest number
             reach = self._reach(*(spread(m, self._ends) for m in ratios))
-            loops.plan(ratios, 0.0, *levels_and_depths, _FULL, _EMPTY, _WORD, words)
+            loops.plan(ratios, 0.0, *levels_and_depths, _SAFE, _FULL, _EMPTY, _WORD, words)
         for store, count in zip(self.stores, words.tolist(), strict=True):
             if count:
                 store._move(count)
