@@ -69,7 +69,6 @@ def penalty(w: Array, L2: Array) -> Array:
     return _squares_by_hand(w, L2) if is_traced(L2) else _squares_by_hand(w, L2=L2)
 
 
-@onp.errstate(over="ignore")  # of the exponential in tanh: 2 / inf is the 0 that it should be
 def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) -> tuple[NDArray, Callable]:
     """`log_probs`, with its pullback, and the pullback of that: see `with_derivatives`."""
     W, b = _weights_and_biases(arrays, layout)
@@ -77,14 +76,11 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
     a, slope = [X], [None]
     for i in layers[:-1]:
         a.append(onp.dot(a[i], W[i]))
-        loops.tanh_exponents(a[-1], b[i].reshape(-1))
-        onp.exp(a[-1], out=a[-1])
         slope.append(onp.empty_like(a[-1]))
-        loops.tanh_of_exponentials(a[-1], slope[-1])
+        loops.tanh(a[-1], b[i].reshape(-1), slope[-1])
     log_p = onp.dot(a[-1], W[-1])
-    loops.center(log_p, b[-1].reshape(-1))
-    p = onp.exp(log_p)
-    loops.normalize(p, log_p)
+    p = onp.empty_like(log_p)
+    loops.log_softmax(log_p, b[-1].reshape(-1), p)
 
     def backpropagate(c: NDArray) -> tuple[list[NDArray], Callable]:
         c = onp.asarray(c, p.dtype)
@@ -143,7 +139,7 @@ def _nll(
 
         def second(directions: Sequence[NDArray]) -> tuple[float, list[NDArray]]:
             R_log_p, product = differentiate(directions)
-            return onp.sum(R_log_p * weighted_labels), product
+            return onp.vdot(R_log_p, weighted_labels), product
 
         return gradient, second
 

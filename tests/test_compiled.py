@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypergrad import loops
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
-MODULUS = st.one_of(st.integers(1, 2**40), st.integers(0, 40).map(lambda k: 2**k), st.integers(2, 100))
+MODULUS = st.one_of(
+    st.integers(1, 2**40),
+    st.integers(0, 40).map(lambda k: 2**k),
+    st.integers(2, 100),
+    st.integers(2**14 - 2, 2**14 + 2),  # from 2**14 to 2**31 quotients are had in another way
+    st.integers(2**14, 2**24),
+    st.integers(2**31 - 2, 2**31 + 2),
+)
 
 
 @settings(max_examples=300)
@@ -105,6 +112,26 @@ def test_what_is_no_number_is_refused_and_leaves_no_trace(bad):
     assert loops.accumulate(x, values, one, ends, 1.0) == -1
     loops.accumulate(x, values, one, ends, -1.0)
     np.testing.assert_array_equal(x, np.arange(100))
+
+
+def test_floats_of_integers_are_the_nearest():
+    numbers = np.array(
+        [sign * (1 << k) + shift for k in range(63) for sign in (-1, 1) for shift in (-1, 0, 1)]
+        + [-(2**63), 2**63 - 1, 2**53 + 1, 2**53 + 3, 2**62 + 2**9, 2**62 + 2**9 + 1, 2**62 + 3 * 2**9]
+        + np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 1000).tolist()
+    )
+    out = np.empty(len(numbers))
+    loops.to_floats(numbers, 1.0, out)
+    assert out.tolist() == [float(number) for number in numbers.tolist()]
+
+
+def test_tanh_of_any_float():
+    ends = [0.0, 1e-300, 18.0, 20.0, 354.0, 355.0, 1e3, 1e308, np.inf]
+    s = np.array([*np.linspace(-20.0, 20.0, 3001), *ends, *(-x for x in ends), np.nan])[:, None]
+    true, slope = np.tanh(s), np.empty_like(s)
+    loops.tanh(s, np.zeros(1), slope)
+    np.testing.assert_allclose(s, true, rtol=0.0, atol=5e-16)
+    np.testing.assert_allclose(slope, 1.0 - true**2, rtol=0.0, atol=1e-15)
 
 
 def test_loops_run_where_nothing_can_be_written(tmp_path):
