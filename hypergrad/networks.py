@@ -47,7 +47,7 @@ def log_probs(*arrays: Array, X: Array, layout: WeightsParser | None = None) -> 
     """Log-probabilities of the classes, (rows, classes).
 
     arrays: W_1, (m, n), b_1, (n,) or (1, n), W_2, ..., or one vector of all of them in this layout.  X: (rows, m).
-    By hand where weights and X are floats of one precision; else in autograd's operations.
+    By hand where weights and X are all float32 or all float64; else in autograd's operations.
     """
     network = _network_by_hand if _have_one_precision(*arrays, X) else _network_by_operations
     return network(*arrays, X=X, layout=layout)
@@ -61,7 +61,7 @@ def mean_nll(*arrays: Array, X: Array, T: Array, layout: WeightsParser | None = 
 
 def _have_one_precision(*arrays: Array) -> bool:
     types = {getattr(value_of(array), "dtype", None) for array in arrays}
-    return len(types) == 1 and onp.issubdtype(types.pop(), onp.floating)
+    return len(types) == 1 and types.pop() in (onp.float32, onp.float64)
 
 
 def penalty(w: Array, L2: Array) -> Array:

@@ -254,9 +254,10 @@ def test_directions_can_be_traced(form):
 
 
 @pytest.mark.parametrize(
-    ("weights_dtype", "X_dtype"), [("float32", "float64"), ("float64", "float32"), ("float64", "int64")]
+    ("weights_dtype", "X_dtype"),
+    [("float32", "float64"), ("float64", "float32"), ("float64", "int64"), ("float16", "float16")],
 )
-def test_mixed_types_are_left_to_operations(weights_dtype, X_dtype, monkeypatch):
+def test_other_types_are_left_to_operations(weights_dtype, X_dtype, monkeypatch):
     net = Net((3, 4, 2), rows=4)
     net.X = (3 * net.X).astype(X_dtype)
     net.vector = net.vector.astype(weights_dtype)
