@@ -24,6 +24,8 @@ __all__ = [
     "decay_adjoint",
     "log2",
     "log_softmax",
+    "log_softmax_pullback",
+    "log_softmax_second_derivative",
     "moves",
     "multiply",
     "multiply_each",
@@ -479,21 +481,51 @@ def tanh_pullback(d: Floats, slope: Floats, sums: Floats) -> None:
 
 
 @_compiled
-def tanh_derivative(Rs: Floats, u: Floats, slope: Floats, Ra: Floats) -> None:
-    """Rs <- Rs + u;  Ra <- slope * Rs."""
+def tanh_derivative(Rs: Floats, more: Floats | None, u: Floats, slope: Floats, Ra: Floats) -> None:
+    """Rs <- Rs + more + u;  Ra <- slope * Rs."""
     for i in range(Rs.shape[0]):
         for k in range(Rs.shape[1]):
-            Rs[i, k] += u[k]
+            Rs[i, k] += u[k] if more is None else more[i, k] + u[k]
             Ra[i, k] = slope[i, k] * Rs[i, k]
 
 
 @_compiled
-def tanh_second_derivative(Rd: Floats, slope: Floats, a: Floats, Rs: Floats, d: Floats, sums: Floats) -> None:
-    """Rd <- slope * Rd - 2 a * Rs * d;  sums <- the sum of each column of it."""
+def tanh_second_derivative(
+    Rd: Floats, more: Floats, slope: Floats, a: Floats, Rs: Floats, d: Floats, sums: Floats
+) -> None:
+    """Rd <- slope * (Rd + more) - 2 a * Rs * d;  sums <- the sum of each column of it."""
     sums[:] = 0.0
     for i in range(Rd.shape[0]):
         for k in range(Rd.shape[1]):
-            Rd[i, k] = slope[i, k] * Rd[i, k] - 2.0 * a[i, k] * Rs[i, k] * d[i, k]
+            Rd[i, k] = slope[i, k] * (Rd[i, k] + more[i, k]) - 2.0 * a[i, k] * Rs[i, k] * d[i, k]
+            sums[k] += Rd[i, k]
+
+
+@_compiled
+def log_softmax_pullback(c: Floats, p: Floats, d: Floats, sums: Floats) -> None:
+    """d <- c - p * (row sum of c);  sums <- the sum of each column of it."""
+    sums[:] = 0.0
+    for i in range(c.shape[0]):
+        total = c[i].sum()
+        for k in range(c.shape[1]):
+            d[i, k] = c[i, k] - p[i, k] * total
+            sums[k] += d[i, k]
+
+
+@_compiled
+def log_softmax_second_derivative(
+    Rs: Floats, more: Floats | None, u: Floats, p: Floats, c: Floats, Rd: Floats, sums: Floats
+) -> None:
+    """Rs <- R log p, of Rs + more + u;  Rd <- -p * R log p * (row sum of c);  sums <- the sum of each column."""
+    sums[:] = 0.0
+    for i in range(Rs.shape[0]):
+        mean, total = 0.0, c[i].sum()
+        for k in range(Rs.shape[1]):
+            Rs[i, k] += u[k] if more is None else more[i, k] + u[k]
+            mean += p[i, k] * Rs[i, k]
+        for k in range(Rs.shape[1]):
+            Rs[i, k] -= mean
+            Rd[i, k] = -p[i, k] * Rs[i, k] * total
             sums[k] += Rd[i, k]
 
 
