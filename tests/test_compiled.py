@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from hypergrad import loops
+from hypergrad import compiled, loops
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 MODULUS = st.one_of(
@@ -114,15 +115,19 @@ def test_what_is_no_number_is_refused_and_leaves_no_trace(bad):
     np.testing.assert_array_equal(x, np.arange(100))
 
 
-def test_floats_of_integers_are_the_nearest():
-    numbers = np.array(
-        [sign * (1 << k) + shift for k in range(63) for sign in (-1, 1) for shift in (-1, 0, 1)]
-        + [-(2**63), 2**63 - 1, 2**53 + 1, 2**53 + 3, 2**62 + 2**9, 2**62 + 2**9 + 1, 2**62 + 3 * 2**9]
-        + np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 1000).tolist()
-    )
-    out = np.empty(len(numbers))
-    loops.to_floats(numbers, 1.0, out)
-    assert out.tolist() == [float(number) for number in numbers.tolist()]
+@pytest.mark.parametrize("has_conversions", [True, False])
+def test_conversions_are_to_the_nearest(has_conversions, monkeypatch):
+    """By instructions of the processor, and by the bits of floats, whichever of them this machine uses."""
+    monkeypatch.setattr(compiled, "_HAS_CONVERSIONS", has_conversions)
+    to_float, to_integer = (njit(f.py_func) for f in (compiled._to_float, compiled._to_integer))
+    numbers = [
+        *(sign * (1 << k) + shift for k in range(63) for sign in (-1, 1) for shift in (-1, 0, 1)),
+        *(-(2**63), 2**63 - 1, 2**53 + 1, 2**53 + 3, 2**62 + 2**9, 2**62 + 2**9 + 1, 2**62 + 3 * 2**9),
+        *np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 1000).tolist(),
+    ]
+    assert [to_float(number) for number in numbers] == [float(number) for number in numbers]
+    floats = [number / 2.0**k for number in numbers for k in (1, 2, 30, 62) if abs(number) < 2**62]
+    assert [to_integer(number) for number in floats] == [round(number) for number in floats]
 
 
 def test_tanh_of_any_float():
