@@ -201,8 +201,8 @@ turns, medians, 8 GB at most; "out of memory": it asked for more than there is, 
 {peers_goals()}
 
 {faster_peers()} A compiled scan has no Python between
-operations, ours half a millisecond of it a step; and what keeps the whole trajectory need not take the gradients
-of training a second time.
+operations, ours from half a millisecond to one of it a step, as the machine is; and what keeps the whole trajectory
+need not take the gradients of training a second time.
 
 ![peers](benchmarks/results/peers.png)
 
