@@ -105,10 +105,8 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
                 if i < layers[-1]:
                     Ra.append(onp.empty_like(Rs[i]))
                     loops.tanh_derivative(Rs[i], more, u[i].reshape(-1), slope[i + 1], Ra[i + 1])
-            Rd = onp.empty_like(p)
-            loops.log_softmax_second_derivative(
-                Rs[-1], more, u[-1].reshape(-1), p, c, Rd, Rdb[-1].reshape(-1)
-            )
+            R_log_p, Rd, sums = Rs[-1], onp.empty_like(p), Rdb[-1].reshape(-1)  # R log p in place of R s
+            loops.log_softmax_second_derivative(R_log_p, more, u[-1].reshape(-1), p, c, Rd, sums)
             for i in reversed(layers):
                 onp.dot(a[i].T, Rd, out=RdW[i])
                 if i > 0:
@@ -116,7 +114,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
                     Rd, more = onp.dot(Rd, W_T[i]), onp.dot(d[i], _transposed(V[i]))
                     sums = Rdb[i - 1].reshape(-1)
                     loops.tanh_second_derivative(Rd, more, slope[i], a[i], Rs[i - 1], d[i - 1], sums)
-            return Rs[-1], product
+            return R_log_p, product
 
         return gradient, differentiate
 
