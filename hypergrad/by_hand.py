@@ -24,7 +24,7 @@ from autograd.extend import (
     primitive,
 )
 
-from hypergrad.differentiation import Parts, is_traced
+from hypergrad.differentiation import Parts, is_traced, shape_of
 from hypergrad.parsers import join
 
 __all__ = ["OneVector", "with_derivatives"]
@@ -62,8 +62,9 @@ class OneVector(list):
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.whole = np.empty(sum(array.size for array in arrays), arrays[0].dtype)
-        super().__init__(_split(self.whole, [array.shape for array in arrays]))
+        self.shapes = [array.shape for array in arrays]
+        self.whole = np.empty(sum(map(math.prod, self.shapes)), arrays[0].dtype)
+        super().__init__(_split(self.whole, self.shapes))
 
 
 class _Call:
@@ -127,7 +128,8 @@ class _Gradient:
 
 @primitive
 def _value(call: _Call, *inputs: Array) -> Array:
-    call.shapes = [np.shape(array) for array in inputs[: call.count]]
+    arrays = inputs[: call.count]
+    call.shapes = [array.shape if isinstance(array, np.ndarray) else np.shape(array) for array in arrays]
     result, call.pullback = call.apply(call.function, inputs)
     return result
 
@@ -224,7 +226,7 @@ defjvp_argnums(_concatenated, _concatenated_jvp)
 
 
 def _checked(parts: Sequence[Array], expected: Sequence[tuple[int, ...]], what: str) -> Sequence[Array]:
-    shapes = [np.shape(part) for part in parts]
+    shapes = parts.shapes if isinstance(parts, OneVector) else [shape_of(part) for part in parts]
     if shapes != expected:
         raise ValueError(
             f"{what} must return cotangents of shapes {expected}, those of the arrays, got {shapes}"
@@ -234,14 +236,14 @@ def _checked(parts: Sequence[Array], expected: Sequence[tuple[int, ...]], what: 
 
 def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) -> Callable:
     call, *inputs = args
-    places = tuple(argnum - 1 for argnum in argnums)
-    data_places = tuple(place for place in places if place >= call.count)
+    places = [argnum - 1 for argnum in argnums]
+    data_places = [place for place in places if place >= call.count]
 
     def pull_back(cotangent: Array) -> Iterable[Array]:
         found = {}
         if len(data_places) < len(places):
             parts = _parts(_gradient(_Gradient(call), cotangent, *inputs), call.shapes)
-            if places == tuple(range(call.count)):
+            if places == list(range(call.count)):
                 return parts
             found = dict(enumerate(parts))
         if data_places:
@@ -252,15 +254,15 @@ def _value_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) 
     def both_by_hand(cotangent: Array) -> tuple[Array, Callable[[Array], Array]]:
         """What pull_back returns, as one vector, and the pullback of that: what two traces would find."""
         gradient = _Gradient(call)
-        value = gradient.evaluate(cotangent)
+        value = np.asarray(gradient.evaluate(cotangent))
 
         def pull_back_again(directions: Array) -> Array:
-            parts = _parts(np.reshape(directions, np.shape(value)), call.shapes)
-            return np.reshape(_end_to_end(gradient.differentiate(list(parts))[1]), -1)
+            parts = _parts(directions.reshape(value.shape), call.shapes)
+            return np.asarray(_end_to_end(gradient.differentiate(list(parts))[1])).reshape(-1)
 
-        return np.reshape(value, -1), pull_back_again
+        return value.reshape(-1), pull_back_again
 
-    if places == tuple(range(len(inputs))) and not any(map(is_traced, inputs)):
+    if places == list(range(len(inputs))) and not any(map(is_traced, inputs)):
         pull_back.both_by_hand = both_by_hand
     return pull_back
 

@@ -5,14 +5,15 @@ The only module that touches autograd's internals, so that another differentiato
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
-from autograd.core import VJPNode, add_outgrads, vspace
+from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp, defvjp_argnums, primitive
-from autograd.tracer import getval, isbox, new_box, trace_stack
+from autograd.tracer import Box, isbox, new_box, trace_stack
 from autograd.util import toposort
 from numpy.typing import NDArray
 
@@ -28,11 +29,24 @@ __all__ = [
     "is_traced",
     "joint_primitive",
     "rounded_factor",
+    "shape_of",
     "value_of",
 ]
 
-value_of = getval  # the plain value under any number of autograd's boxes
 is_traced = isbox
+
+
+def value_of(x: Any) -> Any:
+    """The plain value under any number of autograd's boxes."""
+    while type(x) in Box.types:
+        x = x._value
+    return x
+
+
+def shape_of(array: Any) -> tuple[int, ...]:
+    """The shape of an array, traced or not, or of what NumPy would make one."""
+    value = value_of(array)
+    return value.shape if isinstance(value, onp.ndarray) else onp.shape(value)
 
 
 def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> Any:
@@ -98,19 +112,25 @@ class LossGradient(FlatGradient):
 def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> tuple[Any, Callable | None]:
     """The gradient, and the map from a cotangent of it to that of all leaves where the loss brings it by hand."""
     value, roots = _trace(loss, leaves)
-    plain = getval(value)
-    if plain is None or isinstance(plain, (tuple, list, dict, str)):
-        raise ValueError(f"the training loss must return one float, got a {type(plain).__name__} ({where})")
-    if onp.size(plain) != 1 or onp.result_type(plain).kind != "f":
-        what = f"{onp.result_type(plain)} of shape {onp.shape(plain)}"
-        raise ValueError(f"the training loss must return one float, got {what} ({where})")
+    plain = value_of(value)
+    if not isinstance(plain, float):  # np.float64 is one
+        _check_is_one_float(plain, where)
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)
-        return onp.zeros(sum(onp.size(getval(leaf)) for leaf in leaves)), None
-    ones, node = vspace(value._value).ones(), value._node
-    if hasattr(node.vjp, "both_by_hand") and list(node.parents) == roots:
+        return onp.zeros(sum(onp.size(value_of(leaf)) for leaf in leaves)), None
+    ones, node = onp.ones_like(plain), value._node
+    if hasattr(node.vjp, "both_by_hand") and node.parents == roots:
         return node.vjp.both_by_hand(ones)
     return _backward(ones, node, roots, leaves), None
+
+
+def _check_is_one_float(plain: Any, where: str) -> None:
+    what = f"a {type(plain).__name__}"
+    if not (plain is None or isinstance(plain, (tuple, list, dict, str))):
+        what = f"{onp.result_type(plain)} of shape {onp.shape(plain)}"
+        if onp.size(plain) == 1 and onp.result_type(plain).kind == "f":
+            return
+    raise ValueError(f"the training loss must return one float, got {what} ({where})")
 
 
 def gradient_with_pullback(
@@ -171,16 +191,22 @@ class Parts:
         return self.parts()
 
 
-def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any, list[VJPNode] | None]:
+@functools.cache
+def _roots(count: int) -> tuple[VJPNode, ...]:
+    """Nodes for leaves; they hold nothing, so that all traces can share them."""
+    return tuple(VJPNode.new_root() for _ in range(count))
+
+
+def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any, tuple[VJPNode, ...] | None]:
     """function(leaves) recorded, with the nodes of the leaves; None for them if it does not depend on any."""
     with trace_stack.new_trace() as trace:
-        roots = [VJPNode.new_root() for _ in leaves]
+        roots = _roots(len(leaves))
         boxes = [new_box(leaf, trace, root) for leaf, root in zip(leaves, roots, strict=True)]
         value = function(boxes)
     return value, roots if isbox(value) and value._trace == trace else None
 
 
-def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode], leaves: Sequence[Any]) -> Any:
+def _backward(cotangent: Any, end: VJPNode, roots: Sequence[VJPNode], leaves: Sequence[Any]) -> Any:
     """The cotangents of the leaves, the values of the roots, end to end.
 
     autograd's own backward pass serves one root; packing all leaves into one would cost several copies of them.
@@ -193,7 +219,7 @@ def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode], leaves: Sequen
             found[node] = total
             continue
         parts = node.vjp(total)
-        if isinstance(parts, Parts) and list(node.parents) == roots:
+        if isinstance(parts, Parts) and node.parents == roots:
             whole = parts.whole if whole is None else add_outgrads((whole, False), parts.whole)[0]
             continue
         for parent, part in zip(node.parents, parts, strict=True):
@@ -201,8 +227,8 @@ def _backward(cotangent: Any, end: VJPNode, roots: list[VJPNode], leaves: Sequen
     if whole is not None and all(part is None for part in found.values()):
         return whole
     pairs = zip(found.values(), leaves, strict=True)
-    parts = [onp.zeros(onp.size(getval(leaf))) if part is None else part for part, leaf in pairs]
-    if len(parts) == 1 and whole is None and onp.ndim(getval(parts[0])) == 1:
+    parts = [onp.zeros(onp.size(value_of(leaf))) if part is None else part for part, leaf in pairs]
+    if len(parts) == 1 and whole is None and onp.ndim(value_of(parts[0])) == 1:
         return parts[0]
     joined = join(*parts)  # an array of its own, which can be added to
     return joined if whole is None else add_outgrads((joined, True), whole)[0]

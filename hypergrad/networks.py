@@ -74,10 +74,10 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
     layers = range(len(W))
     a, slope = [X], [None]
     for i in layers[:-1]:
-        a.append(onp.dot(a[i], W[i]))
+        a.append(a[i].dot(W[i]))
         slope.append(onp.empty_like(a[-1]))
         loops.tanh(a[-1], b[i].reshape(-1), slope[-1])
-    log_p = onp.dot(a[-1], W[-1])
+    log_p = a[-1].dot(W[-1])
     p = onp.empty_like(log_p)
     loops.log_softmax(log_p, b[-1].reshape(-1), p)
 
@@ -89,10 +89,10 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
         loops.log_softmax_pullback(c, p, d[0], db[-1].reshape(-1))
         W_T = [None, *map(_transposed, W[1:])]
         for i in reversed(layers[1:]):
-            d.insert(0, onp.dot(d[0], W_T[i]))
+            d.insert(0, d[0].dot(W_T[i]))
             loops.tanh_pullback(d[0], slope[i], db[i - 1].reshape(-1))
         for i in layers:
-            onp.dot(a[i].T, d[i], out=dW[i])
+            a[i].T.dot(d[i], out=dW[i])
 
         def differentiate(directions: Sequence[NDArray]) -> tuple[NDArray, list[NDArray]]:
             V, u = _weights_and_biases([onp.asarray(v, p.dtype) for v in directions], layout)
@@ -100,18 +100,18 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
             RdW, Rdb = _weights_and_biases(product, layout)
             Ra, Rs = [None], []
             for i in layers:
-                Rs.append(onp.dot(a[i], V[i]))
-                more = onp.dot(Ra[i], W[i]) if i > 0 else None
+                Rs.append(a[i].dot(V[i]))
+                more = Ra[i].dot(W[i]) if i > 0 else None
                 if i < layers[-1]:
                     Ra.append(onp.empty_like(Rs[i]))
                     loops.tanh_derivative(Rs[i], more, u[i].reshape(-1), slope[i + 1], Ra[i + 1])
             R_log_p, Rd, sums = Rs[-1], onp.empty_like(p), Rdb[-1].reshape(-1)  # R log p in place of R s
             loops.log_softmax_second_derivative(R_log_p, more, u[-1].reshape(-1), p, c, Rd, sums)
             for i in reversed(layers):
-                onp.dot(a[i].T, Rd, out=RdW[i])
+                a[i].T.dot(Rd, out=RdW[i])
                 if i > 0:
-                    RdW[i] += onp.dot(Ra[i].T, d[i])
-                    Rd, more = onp.dot(Rd, W_T[i]), onp.dot(d[i], _transposed(V[i]))
+                    RdW[i] += Ra[i].T.dot(d[i])
+                    Rd, more = Rd.dot(W_T[i]), d[i].dot(_transposed(V[i]))
                     sums = Rdb[i - 1].reshape(-1)
                     loops.tanh_second_derivative(Rd, more, slope[i], a[i], Rs[i - 1], d[i - 1], sums)
             return R_log_p, product

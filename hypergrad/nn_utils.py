@@ -14,9 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import autograd.numpy as np
-import numpy as onp
 
-from hypergrad.differentiation import value_of
+from hypergrad.differentiation import shape_of
 from hypergrad.networks import log_probs, logsumexp, mean_nll, penalty
 from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
 from hypergrad.util import logistic as logit
@@ -99,7 +98,7 @@ def net_log_probs(weights: Weights, X: Array) -> Array:
 def net_nll(weights: Weights, X: Array, T: Array) -> Array:
     """nll(net_log_probs(weights, X), T), and the same derivatives, in one operation: the fastest form."""
     arrays = _arrays(weights, X)
-    _check_labels((len(X), onp.shape(value_of(arrays[-2]))[1]), T)
+    _check_labels((len(X), shape_of(arrays[-2])[1]), T)
     return mean_nll(*arrays, X=X, T=T)
 
 
@@ -107,7 +106,7 @@ def _arrays(weights: Weights, X: Array) -> list[Array]:
     """W, b, W, ..., of shapes that fit; else ValueError."""
     layers = [weights[i] for i in range(len(weights))]  # autograd's boxes of lists cannot be looped over
     arrays = [array for W, b in layers for array in (W, b)]
-    _check_shapes([onp.shape(value_of(array)) for array in arrays], onp.shape(value_of(X)))
+    _check_shapes([shape_of(array) for array in arrays], shape_of(X))
     return arrays
 
 
@@ -126,18 +125,18 @@ def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) ->
 
 def nll(log_probs: Array, T: Array) -> Array:
     """Mean negative log-likelihood, nats a row.  log_probs: (rows, classes).  T: the same, one-hot labels."""
-    _check_labels(onp.shape(value_of(log_probs)), T)
+    _check_labels(shape_of(log_probs), T)
     return np.sum(log_probs * (T / -len(T)))
 
 
 def error_rate(log_probs: Array, T: Array) -> float:
     """Fraction of the rows whose most probable class is not the label.  Shapes as for `nll`."""
-    _check_labels(onp.shape(value_of(log_probs)), T)
+    _check_labels(shape_of(log_probs), T)
     return np.mean(np.argmax(log_probs, axis=1) != np.argmax(T, axis=1))
 
 
 def _check_labels(expected: tuple[int, ...], T: Array) -> None:
-    shape = onp.shape(value_of(T))
+    shape = shape_of(T)
     if shape != expected or len(shape) != 2 or shape[0] == 0:
         raise ValueError(
             f"expected one-hot labels of the predictions' shape {expected}, (rows, classes), and at least one "
@@ -163,17 +162,17 @@ def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Ca
             layout.add_weights((kind, i), shape)
 
     def check(W_vect: Array, X: Array) -> None:
-        if np.shape(W_vect) != (layout.N,):
-            raise ValueError(f"expected a vector of shape ({layout.N},), got shape {np.shape(W_vect)}")
-        _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], onp.shape(value_of(X)))
+        if shape_of(W_vect) != (layout.N,):
+            raise ValueError(f"expected a vector of shape ({layout.N},), got shape {shape_of(W_vect)}")
+        _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], shape_of(X))
 
     def predictions(W_vect: Array, X: Array) -> Array:
         check(W_vect, X)
         return log_probs(W_vect, X=X, layout=layout)
 
     def loss(W_vect: Array, X: Array, T: Array, L2_reg: Array = 0.0) -> Array:
-        if np.shape(L2_reg) not in ((), np.shape(W_vect)):
-            raise ValueError(f"L2_reg must be of shape () or {np.shape(W_vect)}, got {np.shape(L2_reg)}")
+        if shape_of(L2_reg) not in ((), shape_of(W_vect)):
+            raise ValueError(f"L2_reg must be of shape () or {shape_of(W_vect)}, got {shape_of(L2_reg)}")
         check(W_vect, X)
         _check_labels((len(X), layer_sizes[-1]), T)
         data_loss = mean_nll(W_vect, X=X, T=T, layout=layout)

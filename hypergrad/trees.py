@@ -13,7 +13,7 @@ from typing import Any
 import autograd.numpy as np
 import numpy as onp
 
-from hypergrad.differentiation import value_of
+from hypergrad.differentiation import shape_of, value_of
 
 __all__ = ["Layout", "broadcast_prefix", "schedule"]
 
@@ -49,8 +49,8 @@ class Layout:
 
     def __init__(self, tree: Tree, name: str) -> None:
         self.name = name
-        self._structure = _map(value_of, tree)
-        pairs = _leaves_of(self._structure, name)
+        self._build = _builder(tree)
+        pairs = [(path, value_of(leaf)) for path, leaf in _leaves_of(tree, name)]
         self.paths = [path for path, _ in pairs]
         for path, leaf in pairs:
             _check_leaf(path, leaf)
@@ -68,7 +68,7 @@ class Layout:
         """
         name = name or self.name
         pairs = _leaves_of(tree, name)
-        shapes = [onp.shape(value_of(leaf)) for _, leaf in pairs]
+        shapes = [shape_of(leaf) for _, leaf in pairs]
         for path, leaf in pairs:
             _check_leaf(path, value_of(leaf))
         paths = [path.removeprefix(name) for path, _ in pairs]
@@ -91,8 +91,7 @@ class Layout:
 
     def rebuild(self, leaves: Iterable[Any]) -> Tree:
         """The tree with these leaves."""
-        remaining = iter(leaves)
-        return _map(lambda _: next(remaining), self._structure)
+        return self._build(iter(leaves))
 
     def locate(self, index: int) -> str:
         """What to call element `index` of the flat vector, like weights['W1'][3, 5]."""
@@ -142,7 +141,7 @@ def schedule(value: Any, name: str, weights: Tree, num_steps: int) -> Any:
         return _column(value, name, num_steps)
     pairs = broadcast_prefix(value, weights, name, "weights")
     columns = [_column(leaf, path, num_steps) for path, leaf in pairs]
-    rows = max((onp.shape(value_of(column))[0] for column in columns), default=1)
+    rows = max((shape_of(column)[0] for column in columns), default=1)
     return np.concatenate([column * onp.ones((rows, 1)) for column in columns], axis=1)
 
 
@@ -158,19 +157,21 @@ def _column(value: Any, path: str, num_steps: int) -> Any:
     return np.reshape(value, (-1, 1)) * 1.0
 
 
-def _map(function: Callable[[Any], Any], tree: Tree) -> Tree:
-    """The tree in plain containers, with function(leaf) for every leaf."""
+def _builder(tree: Tree) -> Callable[[Iterator], Tree]:
+    """What makes the same tree, in plain containers, of other leaves, one after the other."""
     value = value_of(tree)
     if value is None:
-        return None
+        return lambda leaves: None
     if isinstance(value, dict):
-        return {key: _map(function, tree[key]) for key in value}
+        builders = {key: _builder(tree[key]) for key in value}
+        return lambda leaves: {key: build(leaves) for key, build in builders.items()}
     if isinstance(value, (list, tuple)):
-        mapped = [_map(function, tree[i]) for i in range(len(value))]
-        if hasattr(value, "_fields"):
-            return type(value)(*mapped)
-        return tuple(mapped) if isinstance(value, tuple) else mapped
-    return function(tree)
+        builders = [_builder(tree[i]) for i in range(len(value))]
+        if isinstance(value, list):
+            return lambda leaves: [build(leaves) for build in builders]
+        kind = type(value) if hasattr(value, "_fields") else lambda *entries: entries
+        return lambda leaves: kind(*[build(leaves) for build in builders])
+    return next
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
