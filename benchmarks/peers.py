@@ -11,10 +11,11 @@ the initial weights.
     jax checkpointed   the same, each step under jax.checkpoint, which keeps its state and computes the rest again
 
 Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, those that
-are done in less than five seconds several times in a process, and medians are taken.  Time is that of one hypergradient, compilation left out; memory is what the resident set has in
-addition to that before (with compilation: compiled programs lie there, too).  A process that takes more than the
-limit is stopped, and the table says so, as it does where one asks for more than there is.  Only peers that are
-installed are measured (benchmarks/requirements.txt).
+are done in less than five seconds several times in a process, and medians are taken.  Time is that of one
+hypergradient, compilation left out; memory is what the resident set has in addition to that before (with
+compilation: compiled programs lie there, too).  A process that takes more than the limit is stopped, and the table
+says so, as it does where one asks for more than there is.  Only peers that are installed are measured
+(benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
