@@ -125,11 +125,12 @@ def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) ->
 
 
 def _check_is_one_float(plain: Any, where: str) -> None:
-    what = f"a {type(plain).__name__}"
-    if not (plain is None or isinstance(plain, (tuple, list, dict, str))):
+    if plain is None or isinstance(plain, (tuple, list, dict, str)):
+        what = f"a {type(plain).__name__}"
+    elif onp.size(plain) != 1 or onp.result_type(plain).kind != "f":
         what = f"{onp.result_type(plain)} of shape {onp.shape(plain)}"
-        if onp.size(plain) == 1 and onp.result_type(plain).kind == "f":
-            return
+    else:
+        return
     raise ValueError(f"the training loss must return one float, got {what} ({where})")
 
 
