@@ -10,9 +10,9 @@ the initial weights.
     jax scan           lax.scan, compiled
     jax checkpointed   the same, each step under jax.checkpoint, which keeps its state and computes the rest again
 
-Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, those that
-are done in less than five seconds several times in a process, and medians are taken.  Time is that of one
-hypergradient, compilation left out; memory is what the resident set has in addition to that before (with
+Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, and the
+medians taken; where all are done within ten seconds, processes stay, and there are more turns.  Time is that of
+one hypergradient, compilation left out; memory is what the resident set has in addition to that before (with
 compilation: compiled programs lie there, too).  A process that takes more than the limit is stopped, and the table
 says so, as it does where one asks for more than there is.  Only peers that are installed are measured
 (benchmarks/requirements.txt).
@@ -20,6 +20,7 @@ says so, as it does where one asks for more than there is.  Only peers that are 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import multiprocessing
@@ -59,10 +60,9 @@ class Config:
     decays: tuple[float, float] = (0.8, 0.95)
     log_scale: float = -2.0
     limit_bytes: int = 8 * 10**9
-    repetitions: int = 3  # of all contenders in turns, a process each
-    at_least: float = (
-        5.0  # seconds of calls in a process, of which the median counts: short ones are repeated
-    )
+    repetitions: int = 3  # of all contenders in turns, a process for each
+    short: float = 10.0  # seconds: where all calls take less, processes stay for
+    repetitions_if_short: int = 9
     repeat_below: float = 100.0  # seconds: what takes longer is measured once
 
     @classmethod
@@ -74,7 +74,7 @@ class Config:
             num_rows=500,
             num_eval_rows=100,
             repetitions=2,
-            at_least=0.1,
+            repetitions_if_short=2,
         )
 
 
@@ -253,7 +253,7 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 def _measure(connection: Connection, config: Config, network: str, num_steps: int, name: str) -> None:
-    """Send what was measured: seconds, bytes and the hypergradient; or that memory was refused."""
+    """Send seconds, bytes and the hypergradient, or that memory was refused; again for all that is received."""
     make = CONTENDERS[name].make
     make(make_problem(config, "first call", 2))()  # imports, and what else is done once
     problem = make_problem(config, network, num_steps)
@@ -261,16 +261,15 @@ def _measure(connection: Connection, config: Config, network: str, num_steps: in
     try:
         hypergradient = make(problem)
         seconds, result = seconds_of(hypergradient)
-        size = max(0, peak_memory() - before)
-        calls = [seconds]
-        while sum(calls) < config.at_least:
-            calls.append(seconds_of(hypergradient)[0])
+        measured = {"bytes": max(0, peak_memory() - before), "result": result}
+        while True:
+            connection.send({"seconds": seconds, **measured})
+            connection.recv()
+            seconds, _ = seconds_of(hypergradient)
     except (MemoryError, RuntimeError) as error:
         if not _refused_memory(error):
             raise
         connection.send({"failure": "out of memory"})
-        return
-    connection.send({"seconds": float(np.median(calls)), "bytes": size, "result": result})
 
 
 def _refused_memory(error: Exception) -> bool:
@@ -280,45 +279,70 @@ def _refused_memory(error: Exception) -> bool:
     )
 
 
-def measure(config: Config, network: str, num_steps: int, name: str) -> dict[str, Any]:
-    """Measure one contender in a process of its own; without "result" where it was stopped or failed."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(theirs, config, network, num_steps, name))
-    process.start()
-    theirs.close()
-    try:
-        while not ours.poll(0.05):
-            if resident_memory(process.pid) > config.limit_bytes:
-                return {"failure": f"over {config.limit_bytes / 1e9:.0f} GB"}
-        return ours.recv()
-    except EOFError:
-        return {"failure": "failed"}  # its traceback is on the screen
-    finally:
-        process.terminate()
-        process.join()
+class Process:
+    """A process in which one contender makes its hypergradient, once for each `measure`."""
+
+    def __init__(self, config: Config, network: str, num_steps: int, name: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._limit = config.limit_bytes
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_measure, args=(theirs, config, network, num_steps, name))
+        self._process.start()
+        theirs.close()
+        self._called = False
+
+    def measure(self) -> dict[str, Any]:
+        """What `_measure` sends; without "result" where it was stopped or failed."""
+        try:
+            if self._called:
+                self._connection.send("again")
+            self._called = True
+            while not self._connection.poll(0.05):
+                if resident_memory(self._process.pid) > self._limit:
+                    return {"failure": f"over {self._limit / 1e9:.0f} GB"}
+            return self._connection.recv()
+        except (EOFError, BrokenPipeError):
+            return {"failure": "failed"}  # its traceback is on the screen
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.join()
 
 
 def measure_in_turns(
     config: Config, network: str, num_steps: int, names: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
-    """Measure contenders again and again; the median of "seconds", and "difference" from the first one's result."""
+    """Measure contenders again and again; the median of "seconds", and "difference" from the first one's result.
+
+    Where all calls are short, processes stay, to be called in turns: what slows the machine down slows all of them.
+    """
     found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    true = None
-    for _ in range(config.repetitions):
-        for name in names:
-            if "failure" in found.get(name, {}) or max(seconds[name], default=0.0) > config.repeat_below:
-                continue
-            started = time.strftime("%H:%M:%S")
-            found[name] = measure(config, network, num_steps, name)
-            result = found[name].pop("result", None)
-            if result is not None:
-                true = result if true is None else true
-                seconds[name].append(found[name]["seconds"])
-                found[name]["seconds"] = float(np.median(seconds[name]))
-                found[name]["difference"] = float(np.linalg.norm(result - true) / np.linalg.norm(true))
-            print(f"{started} {network}, {num_steps:,} steps, {name}: {found[name]}", flush=True)
+    true, turn, short = None, 0, True
+    with contextlib.ExitStack() as stack:
+        processes: dict[str, Process] = {}
+        while turn < (config.repetitions_if_short if short else config.repetitions):
+            for name in names:
+                if "failure" in found.get(name, {}) or max(seconds[name], default=0.0) > config.repeat_below:
+                    continue
+                started = time.strftime("%H:%M:%S")
+                if name not in processes:
+                    processes[name] = Process(config, network, num_steps, name)
+                    stack.callback(processes[name].stop)
+                found[name] = processes[name].measure()
+                result = found[name].pop("result", None)
+                if result is not None:
+                    true = result if true is None else true
+                    seconds[name].append(found[name]["seconds"])
+                    found[name]["seconds"] = float(np.median(seconds[name]))
+                    found[name]["difference"] = float(np.linalg.norm(result - true) / np.linalg.norm(true))
+                short = short and result is not None and seconds[name][-1] < config.short
+                print(f"{started} {network}, {num_steps:,} steps, {name}: {found[name]}", flush=True)
+                if not short:
+                    processes.clear()
+                    stack.close()
+            turn += 1
     return found
 
 

@@ -1,5 +1,6 @@
 """The quick form of every benchmark runs, and its numbers make sense; no assertion on time."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -93,6 +94,23 @@ def test_a_contender_that_is_refused_memory_is_said_to_be_out_of_it(monkeypatch)
     sent = Connection()
     module._measure(sent, module.Config.quick(), "schedules", 5, "greedy")
     assert sent == [{"failure": "out of memory"}]
+
+
+@pytest.mark.parametrize("short", [0.0, 1000.0])
+def test_peers_are_measured_in_turns_in_processes_that_stay_if_all_calls_are_short(short, monkeypatch):
+    module = BENCHMARKS["peers"]
+    started = []
+
+    class Process(module.Process):
+        def __init__(self, config, network, num_steps, name):
+            started.append(name)
+            super().__init__(config, network, num_steps, name)
+
+    monkeypatch.setattr(module, "Process", Process)
+    config = dataclasses.replace(module.Config.quick(), short=short)
+    found = module.measure_in_turns(config, "schedules", 5, ["hypergrad", "autograd"])
+    assert started == ["hypergrad", "autograd"] * (2 if short == 0.0 else 1)
+    assert all(each["seconds"] > 0 and each["difference"] < 1e-6 for each in found.values())
 
 
 def test_other_failures_are_not_taken_for_a_lack_of_memory():
