@@ -20,7 +20,6 @@ says so, as it does where one asks for more than there is.  Only peers that are 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import multiprocessing
@@ -319,9 +318,14 @@ def measure_in_turns(
     """
     found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    processes: dict[str, Process] = {}
+
+    def stop_all() -> None:
+        while processes:
+            processes.popitem()[1].stop()
+
     true, turn, short = None, 0, True
-    with contextlib.ExitStack() as stack:
-        processes: dict[str, Process] = {}
+    try:
         while turn < (config.repetitions_if_short if short else config.repetitions):
             for name in names:
                 if "failure" in found.get(name, {}) or max(seconds[name], default=0.0) > config.repeat_below:
@@ -329,7 +333,6 @@ def measure_in_turns(
                 started = time.strftime("%H:%M:%S")
                 if name not in processes:
                     processes[name] = Process(config, network, num_steps, name)
-                    stack.callback(processes[name].stop)
                 found[name] = processes[name].measure()
                 result = found[name].pop("result", None)
                 if result is not None:
@@ -340,9 +343,10 @@ def measure_in_turns(
                 short = short and result is not None and seconds[name][-1] < config.short
                 print(f"{started} {network}, {num_steps:,} steps, {name}: {found[name]}", flush=True)
                 if not short:
-                    processes.clear()
-                    stack.close()
+                    stop_all()
             turn += 1
+    finally:
+        stop_all()
     return found
 
 

@@ -128,8 +128,7 @@ class _Gradient:
 
 @primitive
 def _value(call: _Call, *inputs: Array) -> Array:
-    arrays = inputs[: call.count]
-    call.shapes = [array.shape if isinstance(array, np.ndarray) else np.shape(array) for array in arrays]
+    call.shapes = [shape_of(array) for array in inputs[: call.count]]
     result, call.pullback = call.apply(call.function, inputs)
     return result
 

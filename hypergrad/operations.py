@@ -63,7 +63,7 @@ class Numbers(Protocol):
         """Multiply block j by n / d, where ratios[:, j] = (n, d); out gets `val`."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Decay:
     """target <- target * factor, exactly reversible (Maclaurin et al. 2015, Algorithm 3).
 
@@ -136,7 +136,7 @@ class Scaled:
 SCALED = Scaled()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Add:
     """target <- target + kernel(coefficients, inputs).
 
