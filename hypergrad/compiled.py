@@ -295,28 +295,77 @@ def multiply_each(x: Integers, head: Integers, n: Integers, d: Integers) -> None
 
 @_compiled
 def accumulate(
-    x: Integers, values: Floats, factors: Floats, ends: Integers, unit: float, out: Floats | None = None
+    x: Integers,
+    values: Floats,
+    factors: Floats,
+    ends: Integers,
+    unit: float,
+    bound: float = math.inf,
+    out: Floats | None = None,
 ) -> int:
     """x <- x + factors * unit * values, rounded to the nearest integer, to the even one of two; out <- x / |unit|.
 
+    bound: of |x| before; below 2**62 there is a faster way, to the same results, where changes are below 2**51.
     Returns the largest |x|, or -1 where a sum, or what is added, is not within +-2**63.  Adding the same with -unit
     takes it back in any case.
     """
-    largest, outside, resolution = 0, 0, 1.0 / abs(unit)
+    largest, inside, resolution = 0, True, 1.0 / abs(unit)
     for j in range(ends.size):
         factor = factors[j] * unit
-        for i in _block(ends, j):
-            change = factor * values[i]
-            finite = abs(change) < 2.0**63  # False for NaN
-            step = _to_integer(change if finite else 0.0)
-            total = x[i] + step
-            overflow = (x[i] ^ total) & (step ^ total)  # negative where both have the other sign
-            outside |= overflow | (np.int64(finite) - 1)
-            largest = max(largest, total ^ (total >> 63))  # |total|, or one less
-            x[i] = total
-            if out is not None:
-                out[i] = _to_float(total) * resolution
-    return -1 if outside < 0 or largest == _LAST else largest + 1
+        first, end = ends[j - 1] if j > 0 else 0, ends[j]
+        for start in range(first, end, _PART):
+            part = slice(start, min(start + _PART, end))
+            floats = None if out is None else out[part]
+            if bound < 2.0**62 and _are_small(values[part], factor):
+                most = _add_small(x[part], values[part], factor, resolution, floats)
+            else:
+                most = _add(x[part], values[part], factor, resolution, floats)
+            inside &= most != _LAST
+            largest = max(largest, most)
+    return largest + 1 if inside else -1
+
+
+@_compiled
+def _are_small(values: Floats, factor: float) -> bool:
+    """Whether all products are of the size that `_small_to_integer` takes."""
+    outside = 0
+    for i in range(values.size):
+        outside |= np.int64(not abs(factor * values[i]) < 2.0**51)  # 1 for NaN
+    return outside == 0
+
+
+@_compiled
+def _add_small(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
+    """`_add`, where no sum or product can be too large."""
+    largest = 0
+    for i in range(x.size):
+        total = x[i] + _small_to_integer(factor * values[i])
+        largest = max(largest, total ^ (total >> 63))
+        x[i] = total
+        if out is not None:
+            out[i] = _to_float(total) * resolution
+    return largest
+
+
+@_compiled
+def _add(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
+    """x <- x + factor * values, rounded; out <- x * resolution.
+
+    Returns the largest |x|, or one less, or 2**63 - 1 where a sum or product is too large.
+    """
+    largest, outside = 0, 0
+    for i in range(x.size):
+        change = factor * values[i]
+        finite = abs(change) < 2.0**63  # False for NaN
+        step = _to_integer(change if finite else 0.0)
+        total = x[i] + step
+        overflow = (x[i] ^ total) & (step ^ total)  # negative where both have the other sign
+        outside |= overflow | (np.int64(finite) - 1)
+        largest = max(largest, total ^ (total >> 63))  # |total|, or one less
+        x[i] = total
+        if out is not None:
+            out[i] = _to_float(total) * resolution
+    return largest if outside >= 0 else _LAST
 
 
 @_compiled

@@ -491,9 +491,9 @@ class ExactRep:
         out: as for `rational_mul_blocks`.
         """
         unit = sign * 2.0**self.radix_bits
-        largest = loops.accumulate(self._flat, values, factors, ends, unit, out)
+        largest = loops.accumulate(self._flat, values, factors, ends, unit, float(self._bound), out)
         if largest < 0:
-            loops.accumulate(self._flat, values, factors, ends, -unit, None)
+            loops.accumulate(self._flat, values, factors, ends, -unit)
             with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
                 changes = sign * spread(factors, ends) * values
             self._refuse(changes)

@@ -82,11 +82,13 @@ def test_the_low_bits_leave_a_head(numbers):
 @settings(max_examples=200)
 @given(
     st.lists(st.tuples(INT64, st.floats(-3.0, 3.0)), min_size=1, max_size=40),
-    st.sampled_from([1.0, 2.0**40, 2.0**61, 2.0**62]),
+    st.sampled_from([1.0, 2.0**40, 2.0**50, 2.0**61, 2.0**62]),
+    st.booleans(),
     st.data(),
 )
-def test_sums_are_those_of_python_or_refused(pairs, unit, data):
+def test_sums_are_those_of_python_or_refused(pairs, unit, bounded, data):
     """Rounded to the nearest, to the even one of two, block by block; and what was refused can be taken back."""
+    pairs = [(number >> 2, value) for number, value in pairs] if bounded else pairs
     x, values = np.array([number for number, _ in pairs]), np.array([value for _, value in pairs])
     end = data.draw(st.integers(0, x.size))
     factors, ends = np.array([1.0, -0.5]), np.array([end, x.size])
@@ -94,7 +96,8 @@ def test_sums_are_those_of_python_or_refused(pairs, unit, data):
     before = x.copy()
     changes = [round(factor * unit * value) for factor, value in zip(each, values, strict=True)]
     sums = [number + change for (number, _), change in zip(pairs, changes, strict=True)]
-    largest = loops.accumulate(x, values, factors, ends, unit)
+    bound = 2.0**61 if bounded else np.inf
+    largest = loops.accumulate(x, values, factors, ends, unit, bound)
     if max(map(abs, [*sums, *changes])) < 2**63 - 1:
         assert x.tolist() == sums
         assert max(map(abs, sums)) <= largest <= max(map(abs, sums)) + 1
@@ -104,13 +107,33 @@ def test_sums_are_those_of_python_or_refused(pairs, unit, data):
     np.testing.assert_array_equal(x, before)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2999), st.floats(2.0**50, 2.0**52), st.floats(0.1, 1.0))
+def test_the_faster_way_of_adding_gives_the_same(place, large, factor):
+    """It is taken a part after the other, wherever changes are small enough."""
+    random = np.random.default_rng(place)
+    x, values = random.integers(-(2**61), 2**61, 3000), random.normal(size=3000) * 2.0**20
+    values[place] = large
+    ends = np.array([place, 3000])
+    ways = []
+    for bound in (2.0**61, np.inf):
+        sums, floats = x.copy(), np.empty(3000)
+        largest = loops.accumulate(sums, values, np.full(2, factor), ends, 3.0, bound, floats)
+        ways.append((largest, sums.tolist(), floats.tolist()))
+        np.testing.assert_array_equal(floats, sums * (1 / 3.0))
+        loops.accumulate(sums, values, np.full(2, factor), ends, -3.0, 2.0**61)
+        np.testing.assert_array_equal(sums, x)
+    assert ways[0] == ways[1]
+
+
+@pytest.mark.parametrize("bound", [100.0, np.inf])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
-def test_what_is_no_number_is_refused_and_leaves_no_trace(bad):
+def test_what_is_no_number_is_refused_and_leaves_no_trace(bad, bound):
     x = np.arange(100)
     values = np.ones(100)
     values[57] = bad
     one, ends = np.ones(1), np.array([100])
-    assert loops.accumulate(x, values, one, ends, 1.0) == -1
+    assert loops.accumulate(x, values, one, ends, 1.0, bound) == -1
     loops.accumulate(x, values, one, ends, -1.0)
     np.testing.assert_array_equal(x, np.arange(100))
 
