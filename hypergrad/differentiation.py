@@ -15,7 +15,7 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp, defvjp_argnums, primitive
 from autograd.tracer import Box, isbox, new_box, trace_stack
 from autograd.util import toposort
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
@@ -83,15 +83,18 @@ class LossGradient(FlatGradient):
 
     Where the whole loss is one function with derivatives by hand, the second of these serves as the pullback,
     without a trace of the first: what was seen last says whether to try.
+
+    dtype: of the leaves as the loss gets them.
     """
 
-    def __init__(self, loss: Callable[[list, list, int], Any]) -> None:
+    def __init__(self, loss: Callable[[list, list, int], Any], dtype: DTypeLike = onp.float64) -> None:
         self._loss = loss
+        self._dtype = onp.dtype(dtype)
         self._by_hand = False
 
     def __call__(self, leaves: list, theta_leaves: list, t: int) -> Any:
         """As `gradient`."""
-        return self._evaluate(leaves, theta_leaves, t)[0]
+        return self._as_float64(self._evaluate(leaves, theta_leaves, t)[0])
 
     def with_pullback(
         self, leaves: list, theta_leaves: list, t: int, wants_theta: bool
@@ -100,13 +103,20 @@ class LossGradient(FlatGradient):
         if self._by_hand and not wants_theta:  # untraced, theta might be anywhere in the loss
             value, pullback = self._evaluate(leaves, theta_leaves, t)
             if pullback is not None:
-                return value, pullback
+                return self._as_float64(value), lambda cotangent: pullback(*self._cast([cotangent]))
         return super().with_pullback(leaves, theta_leaves, t, wants_theta)
 
     def _evaluate(self, leaves: list, theta_leaves: list, t: int) -> tuple[Any, Callable | None]:
+        leaves, theta_leaves = self._cast(leaves), self._cast(theta_leaves)  # no part of the trace
         found = _gradient(lambda boxes: self._loss(boxes, theta_leaves, t), leaves, f"iteration {t}")
         self._by_hand = found[1] is not None
         return found
+
+    def _cast(self, leaves: list) -> list:
+        return leaves if self._dtype == onp.float64 else [leaf.astype(self._dtype) for leaf in leaves]
+
+    def _as_float64(self, gradient: Any) -> Any:
+        return gradient if self._dtype == onp.float64 else gradient.astype(onp.float64)
 
 
 def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> tuple[Any, Callable | None]:

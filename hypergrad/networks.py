@@ -92,7 +92,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
             d.insert(0, d[0].dot(W_T[i]))
             loops.tanh_pullback(d[0], slope[i], db[i - 1].reshape(-1))
         for i in layers:
-            a[i].T.dot(d[i], out=dW[i])
+            onp.matmul(a[i].T, d[i], out=dW[i])
 
         def differentiate(directions: Sequence[NDArray]) -> tuple[NDArray, list[NDArray]]:
             V, u = _weights_and_biases([onp.asarray(v, p.dtype) for v in directions], layout)
@@ -108,7 +108,7 @@ def _network(*arrays: NDArray, X: NDArray, layout: WeightsParser | None = None) 
             R_log_p, Rd, sums = Rs[-1], onp.empty_like(p), Rdb[-1].reshape(-1)  # R log p in place of R s
             loops.log_softmax_second_derivative(R_log_p, more, u[-1].reshape(-1), p, c, Rd, sums)
             for i in reversed(layers):
-                a[i].T.dot(Rd, out=RdW[i])
+                onp.matmul(a[i].T, Rd, out=RdW[i])
                 if i > 0:
                     RdW[i] += Ra[i].T.dot(d[i])
                     Rd, more = Rd.dot(W_T[i]), d[i].dot(_transposed(V[i]))

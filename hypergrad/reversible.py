@@ -86,13 +86,10 @@ def train(
     if dtype.kind != "f":
         raise ValueError(f"dtype must be a floating-point type, like numpy.float32, got {dtype}")
 
-    def cast(leaves: list) -> list:
-        return leaves if dtype == np.float64 else [leaf.astype(dtype) for leaf in leaves]
-
     def of_leaves(leaves: list, theta_leaves: list, t: int) -> Any:
-        return loss(layout.rebuild(cast(leaves)), theta_layout.rebuild(cast(theta_leaves)), t)
+        return loss(layout.rebuild(leaves), theta_layout.rebuild(theta_leaves), t)
 
-    gradient = differentiation.LossGradient(of_leaves)
+    gradient = differentiation.LossGradient(of_leaves, dtype)
     return run_rule(
         gradient, weights, rule, num_steps, theta, recovery, callback, keep, return_state, monitor
     )

@@ -13,7 +13,7 @@ from autograd.test_util import check_grads
 import hypergrad as hg
 from hypergrad import differentiation
 from hypergrad.by_hand import OneVector, with_derivatives
-from hypergrad.differentiation import LossGradient, gradient, gradient_with_pullback
+from hypergrad.differentiation import LossGradient, gradient, gradient_with_pullback, value_of
 from hypergrad.parsers import join
 
 GUIDE = Path(__file__).parent.parent / "docs" / "fast-losses.md"
@@ -287,13 +287,21 @@ def test_a_loss_that_is_one_operation_has_the_derivatives_of_two_traces(form):
             npt.assert_allclose(pullback(v), true_pullback(v), rtol=1e-12)
 
 
-def test_a_loss_that_is_one_operation_is_traced_once(monkeypatch):
+@pytest.mark.parametrize("dtype", [onp.float32, onp.float64])
+def test_a_loss_that_is_one_operation_is_traced_once(dtype, monkeypatch):
+    """In single precision as well: what is cast is cast before the trace."""
     x, y, A = bilinear_problem()
     f = with_derivatives(bilinear)
-    slope = LossGradient(lambda leaves, theta, t: f(*leaves, A=A))
+
+    def loss(leaves, theta, t):
+        assert {value_of(leaf).dtype for leaf in leaves} == {onp.dtype(dtype)}
+        return f(*leaves, A=A.astype(dtype))
+
+    slope = LossGradient(loss, dtype)
     true, true_pullback = slope.with_pullback([x, y], [], 0, False)  # twice, as nothing was seen yet
     slope([x, y], [], 0)
     monkeypatch.delattr(differentiation, "gradient_with_pullback")
     found, pullback = slope.with_pullback([x, y], [], 0, False)
     npt.assert_array_equal(found, true)
+    assert found.dtype == onp.float64
     npt.assert_array_equal(pullback(found), true_pullback(found))
