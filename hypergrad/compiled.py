@@ -51,6 +51,7 @@ _LAST = 2**63 - 1
 _LAST_32 = 2**31 - 1
 _PART = 1024  # elements at a time: as many as stay in the first cache
 _SUMS = {"reassoc"}  # the compiler may add up the terms of a sum in any order, always the same one
+_PRODUCTS = {"contract"}  # it may add a product without rounding that first
 
 
 def _compiled(function: Callable, fastmath: set[str] | bool = False) -> Callable:
@@ -64,6 +65,10 @@ def _compiled(function: Callable, fastmath: set[str] | bool = False) -> Callable
 
 def _compiled_with_sums(function: Callable) -> Callable:
     return _compiled(function, _SUMS)
+
+
+def _compiled_with_products(function: Callable) -> Callable:
+    return _compiled(function, _PRODUCTS)
 
 
 # ---- integers and floats
@@ -469,7 +474,7 @@ def tanh(s: Floats, b: Floats, slope: Floats) -> None:
         _tanh(s.reshape(-1)[part], slope.reshape(-1)[part])
 
 
-@_compiled
+@_compiled_with_products
 def _tanh(s: Floats, slope: Floats) -> None:
     """s <- tanh(-s / 2);  slope <- the derivative there."""
     for i in range(s.size):
@@ -479,7 +484,7 @@ def _tanh(s: Floats, slope: Floats) -> None:
         s[i], slope[i] = y, 1.0 - y * y
 
 
-@_compiled
+@_compiled_with_products
 def _exp(x: float) -> float:
     """exp(x), within two units in the last place; for |x| > 708 that of +-708.
 
@@ -509,7 +514,10 @@ def log_softmax(s: Floats, b: Floats, p: Floats) -> None:
             largest = max(largest, s[i, k])
         for k in range(s.shape[1]):
             s[i, k] -= largest  # so that no exponential overflows
-            p[i, k] = _exp(s[i, k])
+    flat, exponentials = s.reshape(-1), p.reshape(-1)
+    for i in range(flat.size):
+        exponentials[i] = _exp(flat[i])
+    for i in range(s.shape[0]):
         total = 0.0
         for k in range(s.shape[1]):
             total += p[i, k]
