@@ -8,8 +8,9 @@ closures cost: no graph of operations is built, and what the function has comput
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from autograd.extend import (
     primitive,
 )
 
-from hypergrad.differentiation import Parts, is_traced, shape_of
+from hypergrad.differentiation import Parts, is_traced, shapes_of
 from hypergrad.parsers import join
 
 __all__ = ["OneVector", "with_derivatives"]
 
 Array = Any  # a float array, or what autograd puts in its place while it traces
+Shapes = tuple[tuple[int, ...], ...]
 
 
 def with_derivatives(function: Callable, otherwise: Callable | None = None) -> Callable:
@@ -62,8 +64,8 @@ class OneVector(list):
     """
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.shapes = [array.shape for array in arrays]
-        self.whole = np.empty(sum(map(math.prod, self.shapes)), arrays[0].dtype)
+        self.shapes = shapes_of(arrays)
+        self.whole = np.empty(_places(self.shapes)[-1].stop, arrays[0].dtype)
         super().__init__(_split(self.whole, self.shapes))
 
 
@@ -75,7 +77,7 @@ class _Call:
     ) -> None:
         self.function, self.otherwise = function, otherwise
         self.count, self.data, self.traced = count, data, traced
-        self.shapes: list[tuple[int, ...]] = []  # of the arrays; this and the next once the function has run
+        self.shapes: Shapes = ()  # of the arrays; this and the next once the function has run
         self.pullback: Callable | None = None
 
     def apply(self, function: Callable, inputs: Sequence[Array]) -> Any:
@@ -128,7 +130,7 @@ class _Gradient:
 
 @primitive
 def _value(call: _Call, *inputs: Array) -> Array:
-    call.shapes = [shape_of(array) for array in inputs[: call.count]]
+    call.shapes = shapes_of(inputs[: call.count])
     result, call.pullback = call.apply(call.function, inputs)
     return result
 
@@ -150,7 +152,7 @@ def _concatenated(*parts: Array) -> Array:
     return join(*parts)
 
 
-def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:
+def _parts(whole: Any, shapes: Shapes) -> Iterable[Array]:
     """What `_end_to_end` has put together; or what has stayed apart, as a tuple."""
     if isinstance(whole, tuple):
         return whole
@@ -158,16 +160,19 @@ def _parts(whole: Any, shapes: Sequence[tuple[int, ...]]) -> Iterable[Array]:
         return [whole]
     if is_traced(whole):
         return Parts(whole, lambda: (_take_part(whole, shapes, i) for i in range(len(shapes))))
-    return Parts(whole, lambda: _split(whole, shapes))
+    return Parts(whole, lambda: iter(_split(whole, shapes)))
 
 
-def _split(whole: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> Iterator[np.ndarray]:
+def _split(whole: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
     """Views of these shapes."""
-    start = 0
-    for shape in shapes:
-        end = start + math.prod(shape)
-        yield whole[start:end].reshape(shape)
-        start = end
+    return [whole[place].reshape(shape) for place, shape in zip(_places(shapes), shapes, strict=True)]
+
+
+@functools.lru_cache
+def _places(shapes: Shapes) -> list[slice]:
+    """Where arrays of these shapes lie in one vector."""
+    ends = itertools.accumulate(map(math.prod, shapes), initial=0)
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 # The derivative of a slice would add to a vector of zeros.  Here each part is taken once, so that their cotangents
@@ -185,12 +190,12 @@ class _Tuples(VSpace):
 
 
 @primitive
-def _take_part(whole: Array, shapes: Sequence[tuple[int, ...]], i: int) -> Array:
-    return whole[i] if isinstance(whole, tuple) else list(_split(whole, shapes))[i]
+def _take_part(whole: Array, shapes: Shapes, i: int) -> Array:
+    return whole[i] if isinstance(whole, tuple) else _split(whole, shapes)[i]
 
 
 @primitive
-def _put_part(part: Array, shapes: Sequence[tuple[int, ...]], i: int) -> SparseObject:
+def _put_part(part: Array, shapes: Shapes, i: int) -> SparseObject:
     def add_to(parts: tuple) -> tuple:
         return (*parts[:i], part, *parts[i + 1 :])
 
@@ -204,7 +209,7 @@ defjvp(_put_part, "same")
 
 
 def _concatenated_vjp(argnums: tuple[int, ...], ans: Array, parts: tuple, kwargs: dict) -> Callable:
-    shapes = [np.shape(part) for part in parts]
+    shapes = shapes_of(parts)
 
     def pull_back(cotangent: Any) -> list[Array]:
         cotangents = list(_parts(cotangent, shapes))
@@ -224,11 +229,11 @@ defvjp_argnums(_concatenated, _concatenated_vjp)
 defjvp_argnums(_concatenated, _concatenated_jvp)
 
 
-def _checked(parts: Sequence[Array], expected: Sequence[tuple[int, ...]], what: str) -> Sequence[Array]:
-    shapes = parts.shapes if isinstance(parts, OneVector) else [shape_of(part) for part in parts]
+def _checked(parts: Sequence[Array], expected: Shapes, what: str) -> Sequence[Array]:
+    shapes = parts.shapes if isinstance(parts, OneVector) else shapes_of(parts)
     if shapes != expected:
         raise ValueError(
-            f"{what} must return cotangents of shapes {expected}, those of the arrays, got {shapes}"
+            f"{what} must return cotangents of shapes {list(expected)}, those of the arrays, got {list(shapes)}"
         )
     return parts
 

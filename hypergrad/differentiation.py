@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
@@ -30,6 +30,7 @@ __all__ = [
     "joint_primitive",
     "rounded_factor",
     "shape_of",
+    "shapes_of",
     "value_of",
 ]
 
@@ -47,6 +48,11 @@ def shape_of(array: Any) -> tuple[int, ...]:
     """The shape of an array, traced or not, or of what NumPy would make one."""
     value = value_of(array)
     return value.shape if isinstance(value, onp.ndarray) else onp.shape(value)
+
+
+def shapes_of(arrays: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+    """`shape_of` each."""
+    return tuple([x.shape if type(x) is onp.ndarray else shape_of(x) for x in arrays])
 
 
 def gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) -> Any:

@@ -291,7 +291,7 @@ class BitStore:
 def _joined(stores: Sequence[BitStore]) -> _Joint | None:
     """The heads, levels and depths of all, end to end; None where elements of one have levels of their own."""
     joint = stores[0]._joint
-    if joint is not None and all(store._joint is joint for store in stores):
+    if joint is not None and len({id(store._joint) for store in stores}) == 1:
         return joint
     if any(store._level.size != 1 for store in stores):
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import autograd.numpy as np
 
-from hypergrad.differentiation import shape_of
+from hypergrad.differentiation import shape_of, shapes_of
 from hypergrad.networks import log_probs, logsumexp, mean_nll, penalty
 from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
 from hypergrad.util import logistic as logit
@@ -106,7 +106,7 @@ def _arrays(weights: Weights, X: Array) -> list[Array]:
     """W, b, W, ..., of shapes that fit; else ValueError."""
     layers = [weights[i] for i in range(len(weights))]  # autograd's boxes of lists cannot be looped over
     arrays = [array for W, b in layers for array in (W, b)]
-    _check_shapes([shape_of(array) for array in arrays], shape_of(X))
+    _check_shapes(shapes_of(arrays), shape_of(X))
     return arrays
 
 

@@ -209,6 +209,7 @@ class Run:
     ) -> None:
         self.gradient = gradient
         self.rule = rule
+        self.program = rule.program  # asked for once: a rule might make it anew each time
         self.layout, self.theta_layout = layout, theta_layout
         self.coefficient_names = coefficient_names
         self.num_steps = num_steps
@@ -229,7 +230,7 @@ class Run:
         self.coefficients = {
             name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
         }
-        self.blocks: dict[Operation, tuple[NDArray[np.int64], list[NDArray]]] = {}
+        self.blocks: dict[int, tuple[NDArray[np.int64], list[NDArray]]] = {}  # by id of the operation
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
@@ -305,7 +306,7 @@ class Run:
         if self.callback is not None:
             self.callback(self._report(t))
         tape = []
-        for operation, following in _with_following(self.rule.program):
+        for operation, following in _with_following(self.program):
             inputs = self._read(operation, t, with_pullback)
             self._apply(operation.forward, operation, inputs, t, following)
             tape.append(Entry(operation, inputs))
@@ -319,7 +320,7 @@ class Run:
         """Step t, undone: the inverse operations, last to first.  Returns what the operations had read."""
         self.gradient_at_hand = None
         tape = []
-        for operation, following in _with_following(self.rule.program[::-1]):
+        for operation, following in _with_following(self.program[::-1]):
             if isinstance(operation, Decay):  # its derivative reads the target as it was before
                 self._apply(operation.inverse, operation, (), t, following)
                 inputs = self._read(operation, t, with_pullback=True)
@@ -401,9 +402,9 @@ class Run:
 
     def _blocks(self, operation: Operation, t: int) -> Blocks:
         """The parts of the vectors that share coefficients, with their values at step t."""
-        found = self.blocks.get(operation)
+        found = self.blocks.get(id(operation))
         if found is None:
-            found = self.blocks[operation] = self._ends_and_coefficients(operation)
+            found = self.blocks[id(operation)] = self._ends_and_coefficients(operation)
         ends, values = found
         return Blocks(ends, [c[t] if len(c) > 1 else c[0] for c in values])
 
@@ -430,7 +431,7 @@ class Run:
         return all(np.all(self.coefficients[factor] <= 1) for factor in self._factors())
 
     def _factors(self) -> list[str]:
-        return [operation.factor for operation in self.rule.program if isinstance(operation, Decay)]
+        return [operation.factor for operation in self.program if isinstance(operation, Decay)]
 
     def initial_states(self) -> dict[str, Numbers]:
         """The states before the first step."""
@@ -446,7 +447,7 @@ class Run:
         """The states with these values, by name; their buffers are empty."""
         separate = {  # the leaves of these have buffers of their own
             operation.target
-            for operation in self.rule.program
+            for operation in self.program
             if isinstance(operation, Decay) and self.coefficients[operation.factor].shape[1] > 1
         }
         states = {}
