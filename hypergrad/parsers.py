@@ -1,7 +1,8 @@
 """Named blocks of one vector, also of one that autograd traces.
 
 `VectorParser` gives names and shapes to consecutive blocks of a vector it holds; `WeightsParser` is the same for
-a vector somebody else holds; `fill_parser` makes a vector that is constant on each block, `join` one of arrays.
+a vector somebody else holds; `fill_parser` makes a vector that is constant on each block, `join` one of arrays, of
+which `take_block` takes one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from autograd.extend import (
     vspace,
 )
 
-__all__ = ["VectorParser", "WeightsParser", "fill_parser", "join"]
+__all__ = ["VectorParser", "WeightsParser", "fill_parser", "join", "take_block"]
 
 Array = Any  # a float array, or what autograd puts in its place while it traces
 
@@ -33,14 +34,15 @@ Array = Any  # a float array, or what autograd puts in its place while it traces
 
 
 @primitive
-def _take_block(vect: Array, part: slice, shape: tuple[int, ...]) -> Array:
+def take_block(vect: Array, part: slice | int, shape: tuple[int, ...]) -> Array:
+    """vect[part] in this shape, a read-only view; np's indexing with a fast derivative."""
     block = vect[part].reshape(shape)
     block.flags.writeable = False  # it is a view: `parser[name] += 1` would write into the caller's vector
     return block
 
 
 @primitive
-def _put_block(block: Array, part: slice, space: VSpace) -> SparseObject:
+def _put_block(block: Array, part: slice | int, space: VSpace) -> SparseObject:
     def add_to(vect: Array) -> Array:
         vect[part] += np.reshape(block, -1)
         return vect
@@ -48,9 +50,9 @@ def _put_block(block: Array, part: slice, space: VSpace) -> SparseObject:
     return SparseObject(space, add_to)
 
 
-defvjp(_take_block, lambda ans, vect, part, shape: lambda g: _put_block(g, part, vspace(vect)))
-defvjp(_put_block, lambda ans, block, part, space: lambda g: _take_block(g, part, np.shape(block)))
-defjvp(_take_block, "same")
+defvjp(take_block, lambda ans, vect, part, shape: lambda g: _put_block(g, part, vspace(vect)))
+defvjp(_put_block, lambda ans, block, part, space: lambda g: take_block(g, part, np.shape(block)))
+defjvp(take_block, "same")
 defjvp(_put_block, "same")
 
 
@@ -64,7 +66,7 @@ def _join_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) -
     shapes = [np.shape(array) for array in args]
     ends = accumulate(map(math.prod, shapes), initial=0)
     parts = [slice(start, end) for start, end in pairwise(ends)]
-    return lambda g: [_take_block(g, parts[i], shapes[i]) for i in argnums]
+    return lambda g: [take_block(g, parts[i], shapes[i]) for i in argnums]
 
 
 def _join_jvp(argnums: tuple[int, ...], gs: Sequence[Array], ans: Array, args: tuple, kwargs: dict) -> Array:
@@ -103,7 +105,7 @@ class WeightsParser:
         Raises KeyError for an unknown name, ValueError for a vector of another length.
         """
         part, shape = self._find(vect, name)
-        return _take_block(vect, part, shape)
+        return take_block(vect, part, shape)
 
     def set(self, vect: np.ndarray, name: Hashable, val: Array) -> None:
         """Write val, of the block's shape or one number for all of it, into a plain float vector (N,), in place.

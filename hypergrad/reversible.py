@@ -27,6 +27,7 @@ from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
 from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
 from hypergrad.operations import Blocks, Decay, Numbers, Operation, Program, Vector
+from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
     Certificate,
     CoefficientRangeError,
@@ -135,9 +136,13 @@ def run_rule(
     if return_state:
         run.outputs += [(num_steps, name) for name in rule.states]
     outputs = _run(run, *arguments.values())
+
+    def row(i: int) -> Any:
+        return take_block(outputs, i, (layout.size,)) if is_traced(outputs) else outputs[i]
+
     if keep is None and not return_state:
-        return layout.unflatten(outputs[0])
-    trees = [layout.unflatten(outputs[i]) for i in range(len(run.outputs))]
+        return layout.unflatten(row(0))
+    trees = [layout.unflatten(row(i)) for i in range(len(run.outputs))]
     states = dict(zip(rule.states, trees[1 + len(kept) :], strict=False))
     return Trained(trees[0], tuple(trees[1 : 1 + len(kept)]), states)
 

@@ -13,7 +13,8 @@ from typing import Any
 import autograd.numpy as np
 import numpy as onp
 
-from hypergrad.differentiation import shape_of, value_of
+from hypergrad.differentiation import is_traced, shape_of, value_of
+from hypergrad.parsers import take_block
 
 __all__ = ["Layout", "broadcast_prefix", "schedule"]
 
@@ -87,6 +88,8 @@ class Layout:
 
     def split(self, vector: Any) -> list[Any]:
         """The leaves alone."""
+        if is_traced(vector):
+            return [take_block(vector, *place) for place in zip(self.slices, self.shapes, strict=True)]
         return [vector[part].reshape(shape) for part, shape in zip(self.slices, self.shapes, strict=True)]
 
     def rebuild(self, leaves: Iterable[Any]) -> Tree:
