@@ -8,8 +8,6 @@ closures cost: no graph of operations is built, and what the function has comput
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -26,7 +24,7 @@ from autograd.extend import (
 )
 
 from hypergrad.differentiation import Parts, is_traced, shapes_of
-from hypergrad.parsers import join
+from hypergrad.parsers import join, places
 
 __all__ = ["OneVector", "with_derivatives"]
 
@@ -65,7 +63,7 @@ class OneVector(list):
 
     def __init__(self, arrays: Sequence[np.ndarray]) -> None:
         self.shapes = shapes_of(arrays)
-        self.whole = np.empty(_places(self.shapes)[-1].stop, arrays[0].dtype)
+        self.whole = np.empty(places(self.shapes)[-1].stop, arrays[0].dtype)
         super().__init__(_split(self.whole, self.shapes))
 
 
@@ -165,14 +163,7 @@ def _parts(whole: Any, shapes: Shapes) -> Iterable[Array]:
 
 def _split(whole: np.ndarray, shapes: Shapes) -> list[np.ndarray]:
     """Views of these shapes."""
-    return [whole[place].reshape(shape) for place, shape in zip(_places(shapes), shapes, strict=True)]
-
-
-@functools.lru_cache
-def _places(shapes: Shapes) -> list[slice]:
-    """Where arrays of these shapes lie in one vector."""
-    ends = itertools.accumulate(map(math.prod, shapes), initial=0)
-    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+    return [whole[place].reshape(shape) for place, shape in zip(places(shapes), shapes, strict=True)]
 
 
 # The derivative of a slice would add to a vector of zeros.  Here each part is taken once, so that their cotangents

@@ -10,6 +10,7 @@ each ends; a coefficient, and the cotangent of one, has shape (blocks,).
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Callable
@@ -63,12 +64,8 @@ def _compiled(function: Callable, fastmath: set[str] | bool = False) -> Callable
         return njit(**options)(function)
 
 
-def _compiled_with_sums(function: Callable) -> Callable:
-    return _compiled(function, _SUMS)
-
-
-def _compiled_with_products(function: Callable) -> Callable:
-    return _compiled(function, _PRODUCTS)
+_compiled_with_sums = functools.partial(_compiled, fastmath=_SUMS)
+_compiled_with_products = functools.partial(_compiled, fastmath=_PRODUCTS)
 
 
 # ---- integers and floats

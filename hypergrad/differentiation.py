@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as onp
@@ -50,7 +50,7 @@ def shape_of(array: Any) -> tuple[int, ...]:
     return value.shape if isinstance(value, onp.ndarray) else onp.shape(value)
 
 
-def shapes_of(arrays: Iterable[Any]) -> tuple[tuple[int, ...], ...]:
+def shapes_of(arrays: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     """`shape_of` each."""
     return tuple([x.shape if type(x) is onp.ndarray else shape_of(x) for x in arrays])
 

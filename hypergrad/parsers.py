@@ -7,6 +7,7 @@ which `take_block` takes one.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, pairwise
@@ -25,7 +26,7 @@ from autograd.extend import (
     vspace,
 )
 
-__all__ = ["VectorParser", "WeightsParser", "fill_parser", "join", "take_block"]
+__all__ = ["VectorParser", "WeightsParser", "fill_parser", "join", "places", "take_block"]
 
 Array = Any  # a float array, or what autograd puts in its place while it traces
 
@@ -56,6 +57,13 @@ defjvp(take_block, "same")
 defjvp(_put_block, "same")
 
 
+@functools.lru_cache
+def places(shapes: tuple[tuple[int, ...], ...]) -> tuple[slice, ...]:
+    """Where arrays of these shapes lie in one vector, end to end."""
+    ends = accumulate(map(math.prod, shapes), initial=0)
+    return tuple([slice(start, end) for start, end in pairwise(ends)])
+
+
 @primitive
 def join(*arrays: Array) -> Array:
     """The entries of the arrays, end to end: one vector; np.concatenate with a fast derivative."""
@@ -63,9 +71,8 @@ def join(*arrays: Array) -> Array:
 
 
 def _join_vjp(argnums: tuple[int, ...], ans: Array, args: tuple, kwargs: dict) -> Callable:
-    shapes = [np.shape(array) for array in args]
-    ends = accumulate(map(math.prod, shapes), initial=0)
-    parts = [slice(start, end) for start, end in pairwise(ends)]
+    shapes = tuple([np.shape(array) for array in args])
+    parts = places(shapes)
     return lambda g: [take_block(g, parts[i], shapes[i]) for i in argnums]
 
 

@@ -136,13 +136,11 @@ def run_rule(
     if return_state:
         run.outputs += [(num_steps, name) for name in rule.states]
     outputs = _run(run, *arguments.values())
-
-    def row(i: int) -> Any:
-        return take_block(outputs, i, (layout.size,)) if is_traced(outputs) else outputs[i]
-
+    size, traced = (layout.size,), is_traced(outputs)
+    rows = [take_block(outputs, i, size) if traced else outputs[i] for i in range(len(run.outputs))]
+    trees = [layout.unflatten(row) for row in rows]
     if keep is None and not return_state:
-        return layout.unflatten(row(0))
-    trees = [layout.unflatten(row(i)) for i in range(len(run.outputs))]
+        return trees[0]
     states = dict(zip(rule.states, trees[1 + len(kept) :], strict=False))
     return Trained(trees[0], tuple(trees[1 : 1 + len(kept)]), states)
 

@@ -6,7 +6,6 @@ differentiates, containers and leaves may arrive as autograd's boxes; everything
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ import autograd.numpy as np
 import numpy as onp
 
 from hypergrad.differentiation import is_traced, shape_of, value_of
-from hypergrad.parsers import take_block
+from hypergrad.parsers import places, take_block
 
 __all__ = ["Layout", "broadcast_prefix", "schedule"]
 
@@ -56,11 +55,10 @@ class Layout:
         for path, leaf in pairs:
             _check_leaf(path, leaf)
         self.shapes = [onp.shape(leaf) for _, leaf in pairs]
-        self.sizes = [int(onp.prod(shape, dtype=int)) for shape in self.shapes]
+        self.slices = places(tuple(self.shapes))
+        self.sizes = [part.stop - part.start for part in self.slices]
         self.ends = onp.cumsum(self.sizes, dtype=onp.int64)
-        ends = [0, *self.ends.tolist()]
-        self.size = ends[-1]
-        self.slices = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        self.size = sum(self.sizes)
 
     def flatten(self, tree: Tree, name: str | None = None) -> Any:
         """The leaves of `tree` as one float64 vector, (size,); differentiable, never a view of the leaves.
