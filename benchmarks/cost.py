@@ -39,23 +39,21 @@ from benchmarks.common import (
     verdict,
     with_blas_threads,
 )
-from hypergrad import differentiation
+from hypergrad import differentiation, reversible
 from hypergrad.differentiation import LossGradient
 from hypergrad.exact_rep import BitStore, ExactRep
 from hypergrad.mnist import load_data_dicts
 from hypergrad.networks import penalty
 from hypergrad.nn_utils import init_weights, net_nll
-from hypergrad.operations import Decay
 from hypergrad.trees import Layout
 from hypergrad.util import RandomState
 
 GOAL_EXACT = 8.0  # exact arithmetic of both passes, in nanoseconds per weight and step
 
 EXACT = [
-    ("multiplication", Decay, "forward"),
-    ("multiplication", Decay, "inverse"),
-    ("multiplication", BitStore, "pack"),
-    ("addition", ExactRep, "add_multiples"),
+    ("changes of states", ExactRep, "change"),
+    ("changes of states", BitStore, "pack"),
+    ("changes of states", reversible, "as_ratios"),
     ("conversion to float", ExactRep, "val"),
 ]
 EXACT_PARTS = tuple(dict.fromkeys(name for name, _, _ in EXACT))

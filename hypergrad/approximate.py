@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hypergrad.exact_rep import BitStore, spread
+from hypergrad.exact_rep import BitStore, Change, Then, spread
 from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class _FloatReversal(Memory):
     """Nothing is kept."""
 
     def advance(self, run: Run, t: int) -> None:
-        run.forward_step(t)
+        run.forward_step(t, on_record=False)
 
     def recall(self, run: Run, t: int) -> Tape:
         try:
@@ -119,7 +119,6 @@ class _Floats:
         self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], radix_bits: int
     ) -> None:
         self.floats, self.radix_bits = np.array(values, dtype), radix_bits
-        self.ends = np.cumsum(sizes)
         self.stores = [BitStore(size) for size in sizes]  # these stay empty
 
     @property
@@ -136,18 +135,24 @@ class _Floats:
     def forget(self) -> None:
         pass
 
-    def add_multiples(
-        self, values: Vector, factors: Vector, ends: NDArray[np.int64], sign: float, out: Vector | None
-    ) -> _Floats:
-        self.floats += (sign * spread(factors, ends) * values).astype(self.floats.dtype)
-        return self._noted(out)
-
-    def rational_mul_blocks(self, ratios: NDArray[np.int64], out: Vector | None) -> _Floats:
-        n, d = ratios
-        self.floats *= spread((n / d).astype(self.floats.dtype), self.ends)
-        return self._noted(out)
-
-    def _noted(self, out: Vector | None) -> _Floats:
-        if out is not None:
-            out[:] = self.floats
+    def change(self, change: Change) -> _Floats:
+        parts = [(self._multiply, change.ratios), (self._add, change.addend), (self._then, change.then)]
+        for part, what in reversed(parts) if change.back else parts:
+            if what is not None:
+                part(what, change)
+        if change.out is not None:
+            change.out[:] = self.floats
         return self
+
+    def _then(self, then: Then, change: Change) -> None:
+        numbers, factors, out = then
+        numbers.change(Change(None, (self.val, factors), change.ends, change.back, out))
+
+    def _multiply(self, ratios: NDArray[np.int64], change: Change) -> None:
+        n, d = ratios[::-1] if change.back else ratios
+        self.floats *= spread((n / d).astype(self.floats.dtype), change.ends)
+
+    def _add(self, addend: tuple[Vector, NDArray[np.float64]], change: Change) -> None:
+        values, factors = addend
+        sign = -1.0 if change.back else 1.0
+        self.floats += (sign * spread(factors, change.ends) * values).astype(self.floats.dtype)

@@ -100,7 +100,8 @@ class _Checkpoints(Memory):
         """Take step t, with a snapshot before it, or its tape, if the action asks for them."""
         if action.write_ics and t == action.n0:
             self.snapshots[t] = {name: state.copy() for name, state in run.states.items()}
-        self.tape = self.step(run, t, with_pullback and action.write_adj_deps)
+        last = action.write_adj_deps
+        self.tape = self.step(run, t, with_pullback and last, on_record=last)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 __all__ = [
+    "DONE",
+    "MOVE",
+    "REFUSED",
     "accumulate",
+    "change",
     "decay_adjoint",
     "log2",
     "log_softmax",
@@ -32,7 +36,7 @@ __all__ = [
     "multiply_each",
     "normalized",
     "normalized_pullback",
-    "plan",
+    "refill",
     "scaled_pullback",
     "spill",
     "squared_pullback",
@@ -137,47 +141,16 @@ def to_ratios(factors: Floats, bits: int, most: float, least_power: float, ratio
 
 
 @_compiled
-def plan(
-    ratios: Integers,
-    bound: float,
-    levels: Integers,
-    depths: Integers,
-    limit: float,
-    full: int,
-    empty: int,
-    word: int,
-    words: Integers,
-) -> float:
-    """What comes with multiplying blocks by n / d, where |x| <= bound, but for moving words.
-
-    levels <- those after it;  words <- how many must leave each head before it, or, below 0, return.
-    Returns the bound after it; or -1, and nothing is changed, where that has grown to the limit or more.
-    """
-    growth, numerator = 0.0, 0.0
-    for j in range(levels.size):
-        growth = max(growth, ratios[0, j] / ratios[1, j])
-        numerator = max(numerator, np.float64(ratios[0, j]))
-    reach = bound * growth + numerator
-    if growth > 1.0 and not reach < limit:
-        return -1.0
-    for j in range(levels.size):
-        level = levels[j] + _log2(ratios[1, j])
-        words[j] = _words(level, depths[j], full, empty, word)
-        levels[j] = level - _log2(ratios[0, j])
-    return reach
+def moves(totals: Integers, depths: Integers, marks: Integers, words: Integers) -> None:
+    """words <- how many must leave heads, or, below 0, return, where digits amount to totals, words included."""
+    for j in range(totals.size):
+        words[j] = _words(totals[j], depths[j], marks)
 
 
 @_compiled
-def moves(levels: Integers, depths: Integers, full: int, empty: int, word: int, words: Integers) -> None:
-    """words <- how many must leave heads of these levels, or, below 0, return."""
-    for j in range(levels.size):
-        words[j] = _words(levels[j], depths[j], full, empty, word)
-
-
-@_compiled
-def _words(level: int, depth: int, full: int, empty: int, word: int) -> int:
+def _words(total: int, depth: int, marks: Integers) -> int:
     """As `hypergrad.exact_rep.BitStore` says: by what the digits in the head and in the words below amount to."""
-    total = level + depth * word
+    full, empty, word = marks[0], marks[1], marks[2]
     return max((total - full) // word, min((total - empty) // word, 0)) - depth
 
 
@@ -194,6 +167,15 @@ def spill(head: Integers, bits: int, word: NDArray[np.uint16]) -> bool:
 
 
 @_compiled
+def refill(head: Integers, bits: int, word: NDArray[np.uint16]) -> None:
+    """The inverse of `spill`; all zeros are meant where word has no elements."""
+    for i in range(head.size):
+        head[i] <<= bits
+    for i in range(word.size):
+        head[i] |= np.int64(word[i])
+
+
+@_compiled
 def log2(m: Integers, out: Integers) -> None:
     """out <- log2(m) in units of 2**-32.  1 <= m <= 2**40."""
     for j in range(m.size):
@@ -206,6 +188,8 @@ def _log2(m: int) -> int:
     whole = 0
     while m >> (whole + 1) > 0:
         whole += 1
+    if m == 1 << whole:
+        return np.int64(whole) << 32
     power = np.uint64(m) << np.uint64(31) >> np.uint64(whole) if whole < 31 else np.uint64(m >> (whole - 31))
     log = np.int64(whole)
     for _ in range(32):
@@ -215,32 +199,6 @@ def _log2(m: int) -> int:
             power >>= np.uint64(1)
             log += 1
     return log
-
-
-@_compiled
-def multiply(
-    x: Integers,
-    head: Integers,
-    ratios: Integers,
-    ends: Integers,
-    unit: float = 1.0,
-    out: Floats | None = None,
-) -> None:
-    """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head;  out <- x * unit.
-
-    ratios: n and d of each block, (2, blocks), 1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
-
-    A part after the other goes through all that, which is faster than an element after the other: a processor works
-    on several elements at once where the instructions for one are few.
-    """
-    for j in range(ends.size):
-        first, end = ends[j - 1] if j > 0 else 0, ends[j]
-        for start in range(first, end, _PART):
-            part = slice(start, min(start + _PART, end))
-            _carry(x[part], head[part], ratios[1, j])  # push x mod d
-            _carry(head[part], x[part], ratios[0, j])  # pop b mod n
-            if out is not None:
-                to_floats(x[part], unit, out[part])
 
 
 @_compiled
@@ -295,36 +253,192 @@ def multiply_each(x: Integers, head: Integers, n: Integers, d: Integers) -> None
         x[i], head[i] = x[i] // d[i] * n[i] + b % n[i], b // n[i]
 
 
+DONE, MOVE, REFUSED = range(3)  # how `change` went
+
+
 @_compiled
-def accumulate(
+def change(
     x: Integers,
+    head: Integers,
+    levels: Integers,
+    depths: Integers,
+    marks: Integers,
+    words: Integers,
+    ratios: Integers,
     values: Floats,
     factors: Floats,
     ends: Integers,
+    back: bool,
     unit: float,
-    bound: float = math.inf,
-    out: Floats | None = None,
-) -> int:
-    """x <- x + factors * unit * values, rounded to the nearest integer, to the even one of two; out <- x / |unit|.
+    bound: float,
+    limit: float,
+    out: Floats,
+    y: Integers,
+    y_factors: Floats,
+    y_unit: float,
+    y_bound: float,
+    y_out: Floats,
+) -> tuple[int, float, float]:
+    """x <- x * n / d by way of head (Algorithm 3);  x <- x + factors * unit * values, rounded;  out <- x / unit.
 
-    bound: of |x| before; below 2**62 there is a faster way, to the same results, where changes are below 2**51.
-    Returns the largest |x|, or -1 where a sum, or what is added, is not within +-2**63.  Adding the same with -unit
-    takes it back in any case.
+    y <- y + y_factors * y_unit * (x / unit), rounded, with the x that comes out;  y_out <- y / y_unit.
+    back: the inverse, last to first; out gets the x that was there before.
+    Each of these is left out where its vectors have no elements.
+
+    ratios: n and d of each block, (2, blocks), 1 <= n, d <= 2**40.
+    levels, depths, marks: of the buffers that head is part of, and when they are full and empty, the size of words
+        and of digits; levels become those after it.
+    bound, y_bound: of |x| and |y|; below 2**62 there is a faster way to add, to the same results.
+    limit: for what multiplying by a factor above one gives.
+
+    Returns how it went, and the bounds after it.  If it is not DONE, nothing is changed, and
+        MOVE: words, of the size of levels, says how many must leave each head before it, or, below 0, return
+        REFUSED: a product may come to the limit, or a sum, or what is added, is not within +-2**63
     """
-    largest, inside, resolution = 0, True, 1.0 / abs(unit)
+    multiplies, adds = ratios.size > 0, values.size > 0
+    n, d = (ratios[1], ratios[0]) if back else (ratios[0], ratios[1])
+    growth, numerator = 1.0, 0.0
+    if multiplies:
+        growth = 0.0
+        for j in range(ratios.shape[1]):
+            growth = max(growth, n[j] / d[j])
+            numerator = max(numerator, np.float64(n[j]))
+        if growth > 1.0 and not (back and adds) and not bound * growth + numerator < limit:
+            return REFUSED, bound, y_bound
+        if not _settle(n, d, levels, depths, marks, words):
+            return MOVE, bound, y_bound
+    operands = ratios, values, factors, ends
+    target = y, y_factors, y_unit, y_out
+    before = bound if back else bound * growth + numerator  # it is added to
+    most = (limit - numerator) / growth if back and growth > 1.0 else math.inf  # before it is multiplied
+    bounds = before, most, y_bound
+    stop, largest, y_largest = _pass(x, head, operands, x.size, back, True, unit, bounds, out, target)
+    if stop >= 0:
+        unbounded = math.inf, math.inf, math.inf
+        _pass(x, head, operands, stop, not back, False, unit, unbounded, out, target)
+        if multiplies:
+            _settle(d, n, levels, depths, marks, words)
+        return REFUSED, bound, y_bound
+    if adds:
+        bound = largest + 1.0
+    if multiplies and (back or not adds):
+        bound = bound * growth + numerator
+    return DONE, bound, y_largest + 1.0 if y.size > 0 else y_bound
+
+
+@_compiled
+def _pass(
+    x: Integers,
+    head: Integers,
+    operands: tuple[Integers, Floats, Floats, Integers],
+    size: int,
+    back: bool,
+    checked: bool,
+    unit: float,
+    bounds: tuple[float, float, float],
+    out: Floats,
+    target: tuple[Integers, Floats, float, Floats],
+) -> tuple[int, int, int]:
+    """`change`, for the first `size` elements; where something is refused it stops, if checked.
+
+    Returns for how many it must then be undone, or -1; and the largest |x| and |y| after adding, or one less.
+
+    A part after the other goes through all that, which is faster than an element after the other, as a processor
+    works on several elements at once where the instructions for one are few; and than all of one after all of
+    another, as a part stays in the cache.
+    """
+    ratios, values, factors, ends = operands
+    bound, most, y_bound = bounds
+    y, y_factors, y_unit, y_out = target
+    multiplies, adds, goes_on = ratios.size > 0, values.size > 0, y.size > 0
+    resolution, y_resolution = 1.0 / unit, 1.0 / y_unit
+    scratch = np.empty(_PART if goes_on and (back or out.size == 0) else 0)
+    none = scratch[:0]
+    largest, y_largest = 0, 0
     for j in range(ends.size):
-        factor = factors[j] * unit
-        first, end = ends[j - 1] if j > 0 else 0, ends[j]
+        first, end = ends[j - 1] if j > 0 else 0, min(ends[j], size)
+        factor, y_factor = factors[j] * unit if adds else 0.0, y_factors[j] * y_unit if goes_on else 0.0
         for start in range(first, end, _PART):
             part = slice(start, min(start + _PART, end))
-            floats = None if out is None else out[part]
-            if bound < 2.0**62 and _are_small(values[part], factor):
-                most = _add_small(x[part], values[part], factor, resolution, floats)
+            found, y_found = 0, 0
+            if back:
+                floats = scratch[: part.stop - start]
+                if goes_on:
+                    to_floats(x[part], resolution, floats)
+                    y_found = accumulate(y[part], floats, -y_factor, y_bound, y_resolution, y_out[part])
+                if adds:
+                    sums = none if multiplies else out[part]
+                    found = accumulate(x[part], values[part], -factor, bound, resolution, sums)
+                if checked and (max(found, y_found) == _LAST or not found < most):
+                    if adds:
+                        accumulate(x[part], values[part], factor, math.inf, resolution, none)
+                    if goes_on:
+                        accumulate(y[part], floats, y_factor, math.inf, y_resolution, none)
+                    return start, 0, 0
+                if multiplies:
+                    multiply(x[part], head[part], ratios[1, j], ratios[0, j])
+                if out.size > 0 and (multiplies or not adds):
+                    to_floats(x[part], resolution, out[part])
             else:
-                most = _add(x[part], values[part], factor, resolution, floats)
-            inside &= most != _LAST
-            largest = max(largest, most)
-    return largest + 1 if inside else -1
+                floats = out[part] if out.size > 0 else scratch[: part.stop - start]
+                if multiplies:
+                    multiply(x[part], head[part], ratios[0, j], ratios[1, j])
+                if adds:
+                    found = accumulate(x[part], values[part], factor, bound, resolution, floats)
+                elif floats.size > 0:
+                    to_floats(x[part], resolution, floats)
+                if goes_on:
+                    y_found = accumulate(y[part], floats, y_factor, y_bound, y_resolution, y_out[part])
+                if checked and max(found, y_found) == _LAST:
+                    return part.stop, 0, 0
+            largest, y_largest = max(largest, found), max(y_largest, y_found)
+    return -1, largest, y_largest
+
+
+@_compiled
+def _settle(
+    n: Integers, d: Integers, levels: Integers, depths: Integers, marks: Integers, words: Integers
+) -> bool:
+    """levels <- those after multiplying by n / d, if no words must move for it; otherwise words says how many."""
+    moving, growth = 0, np.empty(levels.size, np.int64)
+    for j in range(levels.size):
+        log_n, log_d = _log2(n[j]), _log2(d[j])
+        growth[j] = log_d - log_n
+        largest = max(log_n, log_d)
+        total = levels[j] + log_d + max(marks[3] - largest, 0) + depths[j] * marks[2]
+        words[j] = _words(total, depths[j], marks)
+        moving |= words[j]
+    if moving == 0:
+        for j in range(levels.size):
+            levels[j] += growth[j]
+    return moving == 0
+
+
+@_compiled
+def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
+    """Algorithm 3: push x mod d to head, x <- x div d;  x <- x * n + pop n from head.
+
+    1 <= n, d <= 2**40;  head >= 0 and head * d + d <= 2**63.
+    """
+    _carry(x, head, d)  # push x mod d
+    _carry(head, x, n)  # pop b mod n
+
+
+@_compiled
+def accumulate(
+    x: Integers, values: Floats, factor: float, bound: float, resolution: float, out: Floats
+) -> int:
+    """x <- x + factor * values, rounded to the nearest integer, to the even one of two; out <- x * resolution.
+
+    Returns the largest |x|, or one less, or 2**63 - 1 where a sum or product is too large.
+    """
+    if bound < 2.0**62 and _are_small(values, factor):
+        if out.size > 0:
+            return _add_small(x, values, factor, resolution, out)
+        return _add_small(x, values, factor, resolution, None)
+    if out.size > 0:
+        return _add(x, values, factor, resolution, out)
+    return _add(x, values, factor, resolution, None)
 
 
 @_compiled
@@ -338,7 +452,7 @@ def _are_small(values: Floats, factor: float) -> bool:
 
 @_compiled
 def _add_small(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
-    """`_add`, where no sum or product can be too large."""
+    """`accumulate`, where no sum or product can be too large."""
     largest = 0
     for i in range(x.size):
         total = x[i] + _small_to_integer(factor * values[i])
@@ -351,10 +465,7 @@ def _add_small(x: Integers, values: Floats, factor: float, resolution: float, ou
 
 @_compiled
 def _add(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
-    """x <- x + factor * values, rounded; out <- x * resolution.
-
-    Returns the largest |x|, or one less, or 2**63 - 1 where a sum or product is too large.
-    """
+    """`accumulate`, whatever the values are."""
     largest, outside = 0, 0
     for i in range(x.size):
         change = factor * values[i]

@@ -28,8 +28,10 @@ from hypergrad import loops
 
 __all__ = [
     "BitStore",
+    "Change",
     "ExactRep",
     "FixedPointRangeError",
+    "Then",
     "as_ratio",
     "as_ratios",
     "round_to_lattice",
@@ -50,16 +52,18 @@ _BIT = 1 << 32
 _WORD = WORD_BITS * _BIT
 _START = 22 * _BIT  # level of an empty head: it gives the rounding of tiny heads room, see BitStore._settle
 _FULL, _EMPTY = 46 * _BIT, 38 * _BIT
+_DIGIT = FACTOR_BITS * _BIT  # smaller digits are given as much room, see BitStore._settle
+_MARKS = np.array([_FULL, _EMPTY, _WORD, _DIGIT])
 
 _SAFE = 2.0**63 * (1 - 2.0**-40)  # bounds below this, computed in floats, are below 2**63
 
 
 class FixedPointRangeError(ValueError):
-    """A number that fixed point can't hold; `index` is the position of the first such element."""
+    """A number that fixed point can't hold; `index` is the position of the first such element, in `numbers`."""
 
-    def __init__(self, message: str, index: int) -> None:
+    def __init__(self, message: str, index: int, numbers: ExactRep | None = None) -> None:
         super().__init__(message)
-        self.index = index
+        self.index, self.numbers = index, numbers
 
     def __reduce__(self) -> tuple:  # so that it comes through other processes whole
         return type(self), (str(self), self.index)
@@ -74,6 +78,11 @@ class _Joint(NamedTuple):
     heads: NDArray[np.int64]
     levels: NDArray[np.int64]
     depths: NDArray[np.int64]
+
+
+_NO_INTEGERS, _NO_FLOATS, _NO_WORD = np.empty(0, np.int64), np.empty(0), np.empty(0, np.uint16)
+_NO_RATIOS, _NO_JOINT = np.empty((2, 0), np.int64), _Joint(_NO_INTEGERS, _NO_INTEGERS, _NO_INTEGERS)
+_NOTHING_MORE = _NO_INTEGERS, _NO_FLOATS, 1.0, 0.0, _NO_FLOATS
 
 
 class BitStore:
@@ -110,7 +119,8 @@ class BitStore:
             return NotImplemented
         if self._in_use() or other._in_use():  # where neither is, their heads need not be made
             for store in (self, other):
-                store._settle(store._level)
+                store._settle()
+                store._make_common()
         return (
             np.array_equal(self._head, other._head)
             and np.array_equal(self._level, other._level)
@@ -172,9 +182,9 @@ class BitStore:
             return
         ratio = [np.atleast_1d(np.asarray(m, np.int64)) for m in (n, d)]
         log_n, log_d = map(_log2, ratio)
-        self._settle(self._level + log_d)
+        self._settle(log_n, log_d)
         if ratio[0].size == ratio[1].size == 1:
-            loops.multiply(x, self._head, np.stack(ratio), np.array([self._length]))
+            loops.multiply(x, self._head, *(m[0] for m in ratio))
         else:
             loops.multiply_each(x, self._head, *(np.full(self._length, m) for m in ratio))
         self._set_level(self._level + log_d - log_n)
@@ -210,20 +220,27 @@ class BitStore:
             raise ValueError(f"the modulus must be in 1..2**{WORD_BITS}, got {M}")
         return modulus.astype(np.int64) if modulus.ndim else int(modulus)
 
-    def _settle(self, level: NDArray[np.int64]) -> None:
-        """Move words so that `level`, the one at which a digit is in the head, comes to lie in [46, 62) bits.
+    def _settle(self, log_n: NDArray[np.int64] | int = 0, log_d: NDArray[np.int64] | int = 0) -> None:
+        """Move words so that the level comes to lie in [46, 62) bits where a digit is in the head.
 
-        Which words are out is a function of depth and level together alone, so it is the same for a push and
-        for the pop that undoes it.  The head stays below 2**63: each division may round it up against its level,
-        by less than one part in 2**(level after it), that is 2**-22 at the factors we use; bit 62 has
-        room for that.  Until 46 bits are in use nothing moves, down to 38, where zeros come in from below.
+        That is after the push of a digit of log_d and before the pop of one of log_n; it counts as if the larger of
+        these had 24 bits, if it has fewer.  (Ratios in lowest terms have digits of various sizes, so words would go
+        to and fro whenever the level is near a bound; counted so, it is as steady as the level is.)
+
+        Which words are out is a function of depth and levels alone, in which those before and after can change
+        places, so it is the same for a push and for the pop that undoes it.  The head stays below 2**63: each
+        division may round it up against its level, by less than one part in 2**(level after it), that is 2**-22 at
+        the factors we use; bit 62 has room for that.  Until 46 bits are in use nothing moves, down to 38, where
+        zeros come in from below.
         """
         if self._head is None:
             self._head = np.zeros(self._length, np.int64)
+        largest = np.maximum(log_n, log_d)
+        level = self._level + log_d + np.maximum(_DIGIT - largest, 0)
         if level.size > self._level.size:
             self._make_individual()
         words = np.empty(level.size, np.int64)
-        loops.moves(level, self._depth, _FULL, _EMPTY, _WORD, words)
+        loops.moves(level + self._depth * _WORD, self._depth, _MARKS, words)
         if words.size == 1:
             self._move(words[0])
         else:
@@ -246,10 +263,7 @@ class BitStore:
     def _refill(self) -> None:
         self._depth -= 1
         self._level += _WORD
-        self._head <<= WORD_BITS
-        word = self._words.pop(int(self._depth[0]), None)
-        if word is not None:
-            self._head |= word
+        loops.refill(self._head, WORD_BITS, self._words.pop(int(self._depth[0]), _NO_WORD))
 
     def _move_each(self, moves: NDArray[np.int64]) -> None:
         """`_move` where elements have levels, and so depths, of their own."""
@@ -284,7 +298,11 @@ class BitStore:
         if level.size > self._level.size:
             self._make_individual()
         self._level[:] = level
-        if level.size > 1 and np.ptp(level) == 0 and np.ptp(self._depth) == 0:
+        self._make_common()
+
+    def _make_common(self) -> None:
+        """Go back to one level for all, where it is the same for all."""
+        if self._level.size > 1 and np.ptp(self._level) == 0 and np.ptp(self._depth) == 0:
             self._level, self._depth = self._level[:1].copy(), self._depth[:1].copy()
 
 
@@ -296,7 +314,7 @@ def _joined(stores: Sequence[BitStore]) -> _Joint | None:
     if any(store._level.size != 1 for store in stores):
         return None
     for store in stores:
-        store._settle(store._level)
+        store._settle()
     wholes = []
     for name in ("_head", "_level", "_depth"):
         parts = [getattr(store, name) for store in stores]
@@ -308,6 +326,33 @@ def _joined(stores: Sequence[BitStore]) -> _Joint | None:
     for store in stores:
         store._joint = joint
     return joint
+
+
+class Then(NamedTuple):
+    """To which other numbers to add the result of a `Change`: y <- y + factors * x; out gets those as floats."""
+
+    numbers: ExactRep
+    factors: NDArray[np.float64]
+    out: NDArray[np.float64] | None
+
+
+class Change(NamedTuple):
+    """x <- x * n / d;  x <- x + factors * values, rounded.  What is None is left out.
+
+    ratios: n and d of each block, (2, blocks).
+    addend: values, (elements,), and factors, (blocks,).
+    ends: where blocks end, (blocks,), the last one with the elements; by default those with buffers of their own.
+    back: whether to take it back instead, last to first.
+    out: (elements,), gets `val`, which costs less than to ask for it later.
+    then: what to add the result to, after that.
+    """
+
+    ratios: NDArray[np.int64] | None = None
+    addend: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+    ends: NDArray[np.int64] | None = None
+    back: bool = False
+    out: NDArray[np.float64] | None = None
+    then: Then | None = None
 
 
 class ExactRep:
@@ -393,11 +438,11 @@ class ExactRep:
 
     def add(self, A: ArrayLike) -> ExactRep:
         """Add A, shape () or that of val, rounded to fixed point.  Undone by `sub` of the same A."""
-        return self.add_multiples(*self._as_multiples(A))
+        return self.change(self._addition(A))
 
     def sub(self, A: ArrayLike) -> ExactRep:
         """Subtract A, shape () or that of val, rounded to fixed point.  Undone by `add` of the same A."""
-        return self.add_multiples(*self._as_multiples(A), sign=-1.0)
+        return self.change(self._addition(A)._replace(back=True))
 
     def mul(self, a: ArrayLike) -> ExactRep:
         """Multiply by a ratio, keeping the remainder in the buffer.  Undone by `div` of the same a.
@@ -421,9 +466,8 @@ class ExactRep:
         if isinstance(numerator, int) and isinstance(denominator, int):
             if numerator == denominator:
                 return self
-            return self.rational_mul_blocks(
-                np.array([[numerator], [denominator]]).repeat(len(self.stores), 1)
-            )
+            ratios = np.array([[numerator], [denominator]]).repeat(len(self.stores), 1)
+            return self.change(Change(ratios))
         return self._multiply_elements(*(np.full(self._flat.size, m) for m in (numerator, denominator)))
 
     def _multiply_elements(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> ExactRep:
@@ -435,33 +479,85 @@ class ExactRep:
         self._bound = reach
         return self
 
-    def rational_mul_blocks(
-        self, ratios: NDArray[np.int64], out: NDArray[np.float64] | None = None
-    ) -> ExactRep:
-        """Multiply block j by n / d, where ratios[:, j] = (n, d).  Undone by ratios[::-1].
-
-        out: (elements,), gets `val`, which costs less than to ask for it later.
-        """
-        ratios = np.ascontiguousarray(ratios)
-        unit = 2.0**-self.radix_bits
-        joint = _joined(self.stores)
-        if joint is None:
-            self._multiply_elements(*(spread(m, self._ends) for m in ratios))
-            if out is not None:
-                loops.to_floats(self._flat, unit, out)
+    def change(self, change: Change) -> ExactRep:
+        """Make the change, in one pass where that can be.  Undone by the same with `back` the other way round."""
+        change = change if change.ends is not None else change._replace(ends=self._ends)
+        joint = _NO_JOINT if change.ratios is None else _joined(self.stores)
+        if joint is not None and self._pass(change, joint) == loops.DONE:
             return self
-        heads, *levels_and_depths = joint
-        words = np.empty(len(self.stores), np.int64)
-        reach = loops.plan(ratios, self._bound, *levels_and_depths, _SAFE, _FULL, _EMPTY, _WORD, words)
-        if reach < 0.0:  # the largest factor need not meet the largest number
-            reach = self._reach(*(spread(m, self._ends) for m in ratios))
-            loops.plan(ratios, 0.0, *levels_and_depths, _SAFE, _FULL, _EMPTY, _WORD, words)
-        for store, count in zip(self.stores, words.tolist(), strict=True):
-            if count:
-                store._move(count)
-        loops.multiply(self._flat, heads, ratios, self._ends, unit, out)
-        self._bound = reach
+        if change.then is not None or (change.ratios is not None and change.addend is not None):
+            return self._change_one_by_one(change)  # so that what can't be done is found
+        if change.addend is not None:
+            self._refuse(change)
+        ratios = [spread(m, change.ends) for m in (change.ratios[::-1] if change.back else change.ratios)]
+        if joint is None:  # the elements of a buffer have levels of their own
+            self._multiply_elements(*ratios)
+            if change.out is not None:
+                loops.to_floats(self._flat, 2.0**-self.radix_bits, change.out)
+        else:  # the largest factor need not meet the largest number
+            reach, self._bound = self._reach(*ratios), 0.0
+            self._pass(change, joint)
+            self._bound = reach
         return self
+
+    def _pass(self, change: Change, joint: _Joint) -> int:
+        """`change`, as far as `loops.change` can make it; what that returns."""
+        values, factors = change.addend or (_NO_FLOATS, _NO_FLOATS)
+        then = change.then
+        words = np.empty(joint.levels.size, np.int64)
+        went, bound, other_bound = loops.change(
+            self._flat,
+            *joint,
+            _MARKS,
+            words,
+            _NO_RATIOS if change.ratios is None else change.ratios,
+            values,
+            factors,
+            change.ends,
+            change.back,
+            2.0**self.radix_bits,
+            float(self._bound),
+            _SAFE,
+            _NO_FLOATS if change.out is None else change.out,
+            *(_NOTHING_MORE if then is None else then.numbers._as_target(then)),
+        )
+        if went == loops.MOVE:
+            for store, count in zip(self.stores, words.tolist(), strict=True):
+                if count:
+                    store._move(count)
+            return self._pass(change, joint)
+        if went == loops.DONE:
+            self._bound = bound
+            if then is not None:
+                then.numbers._bound = other_bound
+        return went
+
+    def _as_target(self, then: Then) -> tuple:
+        """What `loops.change` is to know of the numbers that are added to."""
+        out = _NO_FLOATS if then.out is None else then.out
+        return self._flat, then.factors, 2.0**self.radix_bits, float(self._bound), out
+
+    def _change_one_by_one(self, change: Change) -> ExactRep:
+        """`change` in several passes."""
+        alone = Change(ends=change.ends, back=change.back)
+        parts = [alone._replace(ratios=change.ratios), alone._replace(addend=change.addend)]
+        if change.back:
+            self._then(change)
+            parts.reverse()
+        for part in parts:
+            if part.ratios is not None or part.addend is not None:
+                self.change(part)
+        if change.out is not None:
+            loops.to_floats(self._flat, 2.0**-self.radix_bits, change.out)
+        if not change.back:
+            self._then(change)
+        return self
+
+    def _then(self, change: Change) -> None:
+        if change.then is not None:
+            numbers, factors, out = change.then
+            values = self.val.reshape(-1)
+            numbers.change(Change(addend=(values, factors), ends=change.ends, back=change.back, out=out))
 
     def _reach(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> float:
         """A bound of |intrep| once it is multiplied by n / d, (elements,); raises where that is too much."""
@@ -474,50 +570,33 @@ class ExactRep:
                 f"multiplying gives {products[index] * 2.0**-self.radix_bits:.6g}, out of the fixed-point "
                 f"range +-{self.limit:g}",
                 index,
+                self,
             )
         return reach
 
-    def add_multiples(
-        self,
-        values: NDArray[np.float64],
-        factors: NDArray[np.float64],
-        ends: NDArray[np.int64],
-        sign: float = 1.0,
-        out: NDArray[np.float64] | None = None,
-    ) -> ExactRep:
-        """Add sign * factors[j] * values, rounded, where block j is.  Undone by the same with the other sign.
-
-        values: (elements,).  factors, ends: (blocks,); blocks end at ends[j], the last one with the elements.
-        out: as for `rational_mul_blocks`.
-        """
-        unit = sign * 2.0**self.radix_bits
-        largest = loops.accumulate(self._flat, values, factors, ends, unit, float(self._bound), out)
-        if largest < 0:
-            loops.accumulate(self._flat, values, factors, ends, -unit)
-            with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
-                changes = sign * spread(factors, ends) * values
-            self._refuse(changes)
-        self._bound = largest
-        return self
-
-    def _as_multiples(self, A: ArrayLike) -> tuple:
-        """What `add_multiples` takes to add A."""
+    def _addition(self, A: ArrayLike) -> Change:
         values = np.asarray(A, np.float64)
         if values.shape != self.intrep.shape and values.ndim:
             raise ValueError(f"operand of shape {values.shape} does not match the shape {self.intrep.shape}")
-        return np.full(self.intrep.shape, values).reshape(-1), np.ones(1), np.array([self._flat.size])
+        values = np.full(self.intrep.shape, values).reshape(-1)
+        return Change(addend=(values, np.ones(1)), ends=np.array([self._flat.size]))
 
-    def _refuse(self, values: NDArray[np.float64]) -> NoReturn:
+    def _refuse(self, change: Change) -> NoReturn:
         """Raise at the first element to which its value can't be added."""
-        if not np.all(np.isfinite(values)):
-            index = int(np.argmin(np.isfinite(values)))
+        values, factors = change.addend
+        with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
+            changes = (-1.0 if change.back else 1.0) * spread(factors, change.ends) * values
+        if not np.all(np.isfinite(changes)):
+            index = int(np.argmin(np.isfinite(changes)))
             raise FixedPointRangeError(
-                f"{values[index]} at position {index} can't be held in fixed point", index
+                f"{changes[index]} at position {index} can't be held in fixed point", index, self
             )
-        sums = self.val.reshape(-1) + values
-        index = int(np.argmax(np.maximum(np.abs(sums), np.abs(values)) >= self.limit * (1 - 2.0**-40)))
+        sums = self.val.reshape(-1) + changes
+        index = int(np.argmax(np.maximum(np.abs(sums), np.abs(changes)) >= self.limit * (1 - 2.0**-40)))
         raise FixedPointRangeError(
-            f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}", index
+            f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}",
+            index,
+            self,
         )
 
 

@@ -16,9 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.exact_rep import BitStore, as_ratios, spread
+from hypergrad.exact_rep import BitStore, Change, spread
 
-__all__ = ["Add", "Blocks", "Decay", "Kernel", "Numbers", "Operation", "Program", "Scaled", "Vector"]
+__all__ = [
+    "Add",
+    "Blocks",
+    "Decay",
+    "Group",
+    "Kernel",
+    "Numbers",
+    "Operation",
+    "Program",
+    "Scaled",
+    "Vector",
+    "grouped",
+    "in_reverse",
+]
 
 Vector = NDArray[np.float64]
 
@@ -49,18 +62,8 @@ class Numbers(Protocol):
     def forget(self) -> None:
         """Let go of digits that going forward does not need."""
 
-    def add_multiples(
-        self,
-        values: Vector,
-        factors: NDArray[np.float64],
-        ends: NDArray[np.int64],
-        sign: float,
-        out: Vector | None,
-    ) -> Any:
-        """Add sign * factors[j] * values where block j is; out gets `val`."""
-
-    def rational_mul_blocks(self, ratios: NDArray[np.int64], out: Vector | None) -> Any:
-        """Multiply block j by n / d, where ratios[:, j] = (n, d); out gets `val`."""
+    def change(self, change: Change) -> Any:
+        """Multiply and add, or take that back."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,6 @@ class Decay:
     def coefficients(self) -> tuple[str, ...]:
         """The names of the coefficients, in the order that `blocks` lists their values."""
         return (self.factor,)
-
-    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
-        """Multiply; out gets the target's numbers as floats."""
-        state.rational_mul_blocks(as_ratios(blocks.coefficients[0]), out)
-
-    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
-        """Divide, taking the remainder back."""
-        state.rational_mul_blocks(as_ratios(blocks.coefficients[0])[::-1], out)
 
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
@@ -153,25 +148,53 @@ class Add:
         if self.target in self.inputs or (self.target == "w" and "g" in self.inputs):
             raise ValueError(f"{self.target} can't be changed by a function of itself: no exact inverse")
 
-    def forward(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
-        """Add; out gets the target's numbers as floats."""
-        state.add_multiples(*self._multiples(blocks, inputs), 1.0, out)
-
-    def inverse(self, state: Numbers, blocks: Blocks, inputs: Sequence[Vector], out: Vector | None) -> None:
-        """Subtract the same."""
-        state.add_multiples(*self._multiples(blocks, inputs), -1.0, out)
-
     def adjoint(
         self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
     ) -> Sequence[NDArray[np.float64]]:
         """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
         return self.kernel.pullback(blocks, inputs, d_target, d_inputs)
 
-    def _multiples(self, blocks: Blocks, inputs: Sequence[Vector]) -> tuple:
-        """What to add: a vector, with factors for its blocks."""
-        ends, (first, *others) = blocks
-        return self.kernel.forward(Blocks(ends, others), inputs), first, ends
-
 
 Operation = Decay | Add
 Program = tuple[Operation, ...]
+
+
+class Group(NamedTuple):
+    """Operations that come one after the other and are carried out in one pass over the numbers.
+
+        x <- x * factor  (decay);    x <- x + ...  (add);    y <- y + c * x  (then)
+
+    Some of them may be None.  What `add` reads is there before the pass: its own target, which it does not read, is
+    all that has changed.
+    """
+
+    decay: Decay | None
+    add: Add | None
+    then: Add | None = None
+
+    @property
+    def target(self) -> str:
+        """The state that decay and add change."""
+        return (self.decay or self.add).target
+
+
+def grouped(program: Program) -> tuple[Group, ...]:
+    """The operations, as few groups as possible."""
+    groups, rest = [], list(program)
+    while rest:
+        decay = rest.pop(0) if isinstance(rest[0], Decay) else None
+        target = decay.target if decay else rest[0].target
+        add = rest.pop(0) if rest and isinstance(rest[0], Add) and rest[0].target == target else None
+        reads_it = rest and isinstance(rest[0], Add) and rest[0].inputs == (target,)
+        then = rest.pop(0) if reads_it and rest[0].kernel is SCALED else None
+        groups.append(Group(decay, add, then))
+    return tuple(groups)
+
+
+def in_reverse(groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The groups to undo, in this order; a gradient may have to be read between `then` and the others."""
+    parts = []
+    for decay, add, then in reversed(groups):
+        parts += [Group(None, then)] if then else []
+        parts.append(Group(decay, add))
+    return tuple(parts)

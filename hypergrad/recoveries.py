@@ -175,7 +175,7 @@ class Reversal(Memory):
             return
         if t == self.first or t % self.check_every == 0:
             self.checksums[t] = self._checksum(run)
-        run.forward_step(t)
+        run.forward_step(t, on_record=False)
 
     def rest(self, run: Run) -> None:
         """Pack the buffers."""
@@ -279,9 +279,9 @@ class NoMemory(Memory):
     def __init__(self, run: Run) -> None:
         self._forgets = run.only_shrinks
 
-    def advance(self, run: Run, t: int, with_pullback: bool = False) -> Tape:
+    def advance(self, run: Run, t: int, with_pullback: bool = False, on_record: bool = False) -> Tape:
         """Take step t and let go of the digits in the buffers, if none of them can return to the states."""
-        tape = run.forward_step(t, with_pullback)
+        tape = run.forward_step(t, with_pullback, on_record)
         if self._forgets:
             for state in run.states.values():
                 state.forget()

@@ -25,8 +25,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import RADIX_BITS, FixedPointRangeError
-from hypergrad.operations import Blocks, Decay, Numbers, Operation, Program, Vector
+from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios
+from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
     Certificate,
@@ -213,6 +213,8 @@ class Run:
         self.gradient = gradient
         self.rule = rule
         self.program = rule.program  # asked for once: a rule might make it anew each time
+        self.groups = grouped(self.program)
+        self.groups_in_reverse = in_reverse(self.groups)
         self.layout, self.theta_layout = layout, theta_layout
         self.coefficient_names = coefficient_names
         self.num_steps = num_steps
@@ -234,6 +236,7 @@ class Run:
             name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
         }
         self.blocks: dict[int, tuple[NDArray[np.int64], list[NDArray]]] = {}  # by id of the operation
+        self.plans: dict[int, _Plan] = {}  # by id of the group
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
@@ -303,16 +306,17 @@ class Run:
             bits -= np.log2(values) @ np.array(sizes, float)
         return np.append(0.0, np.cumsum(bits)) / 8
 
-    def forward_step(self, t: int, with_pullback: bool = False) -> Tape:
-        """Step t: the operations, first to last.  Returns what they read; gradients' values only with pullbacks."""
+    def forward_step(self, t: int, with_pullback: bool = False, on_record: bool = True) -> Tape:
+        """Step t: the operations, first to last.
+
+        Returns what they read, if on record; gradients' values only with pullbacks.
+        """
         self.gradient_at_hand = None
         if self.callback is not None:
             self.callback(self._report(t))
         tape = []
-        for operation, following in _with_following(self.program):
-            inputs = self._read(operation, t, with_pullback)
-            self._apply(operation.forward, operation, inputs, t, following)
-            tape.append(Entry(operation, inputs))
+        for group, following in _with_following(self.groups):
+            tape += self._carry_out(group, following.target, t, False, with_pullback, on_record)
         for _, inputs in tape:
             for x in inputs:
                 if isinstance(x, Gradient) and not with_pullback:
@@ -323,15 +327,9 @@ class Run:
         """Step t, undone: the inverse operations, last to first.  Returns what the operations had read."""
         self.gradient_at_hand = None
         tape = []
-        for operation, following in _with_following(self.program[::-1]):
-            if isinstance(operation, Decay):  # its derivative reads the target as it was before
-                self._apply(operation.inverse, operation, (), t, following)
-                inputs = self._read(operation, t, with_pullback=True)
-            else:
-                inputs = self._read(operation, t, with_pullback=True)
-                self._apply(operation.inverse, operation, inputs, t, following)
-            tape.append(Entry(operation, inputs))
-        return tape[::-1]
+        for group, following in _with_following(self.groups_in_reverse):
+            tape = self._carry_out(group, following.target, t, back=True) + tape
+        return tape
 
     def _pull_back(self, tape: Tape, t: int, d: dict[str, NDArray]) -> None:
         """The adjoint of step t: d, the cotangents after it, become those before it."""
@@ -366,31 +364,63 @@ class Run:
             d["theta"] += products[self.layout.size :]
         gradient.forget()
 
-    def _read(self, operation: Operation, t: int, with_pullback: bool) -> tuple[Vector | Gradient, ...]:
-        """What the operation, or its derivative, reads of the present states."""
-        if isinstance(operation, Decay):
-            return (self._float(operation.target),) if operation.factor in self.traced else ()
+    def _carry_out(
+        self,
+        group: Group,
+        next_target: str,
+        t: int,
+        back: bool,
+        with_pullback: bool = True,
+        on_record: bool = True,
+    ) -> Tape:
+        """Change the states as the operations of the group say, forward or back; what they read, if on record.
+
+        next_target: the state that is changed next; its floats need not be known before.
+        """
+        decay, add, then = group
+        plan = self._plan(group)
+        reads_target = on_record and decay is not None and decay.factor in self.traced
+        before = self._float(group.target) if reads_target and not back else None
+        addend, inputs = None, ()
+        if add is not None:
+            inputs = self._read(add, t, with_pullback)
+            first, *others = _at(plan.added, t)
+            addend = add.kernel.forward(Blocks(plan.ends, others), _vectors(inputs)), first
+        wanted = next_target != group.target or (then is not None and on_record)
+        floats = np.empty(self.layout.size) if wanted else None
+        other = None
+        if then is not None:
+            out = np.empty(self.layout.size) if next_target != then.target else None
+            other = Then(self.states[then.target], _at(plan.then, t)[0], out)
+        ratios = None if plan.ratios is None else plan.ratios[t if len(plan.ratios) > 1 else 0]
+        try:
+            self.states[group.target].change(Change(ratios, addend, plan.ends, back, floats, other))
+        except FixedPointRangeError as error:
+            name = next(name for name, state in self.states.items() if state is error.numbers)
+            where = self.title(name, self.layout.locate(error.index))
+            raise FixedPointRangeError(
+                f"{where} at iteration {t}: {error}; {self.rule.advice(name)}", error.index
+            ) from error
+        self.floats[group.target] = floats
+        if other is not None:
+            self.floats[then.target] = other.out
+        if "w" in (group.target, then and then.target):
+            self.gradient_at_hand = None
+        tape = []
+        if on_record:
+            if decay is not None:
+                after = self._float(group.target) if reads_target and back else before
+                tape.append(Entry(decay, (after,) if reads_target else ()))
+            tape += [Entry(add, inputs)] if add is not None else []
+            tape += [Entry(then, (floats,))] if then is not None else []
+        return tape
+
+    def _read(self, add: Add, t: int, with_pullback: bool) -> tuple[Vector | Gradient, ...]:
+        """What the operation reads of the present states."""
         return tuple(
             self._present_gradient(t, with_pullback) if name == "g" else self._float(name)
-            for name in operation.inputs
+            for name in add.inputs
         )
-
-    def _apply(
-        self, change: Callable, operation: Operation, inputs: tuple, t: int, following: Operation
-    ) -> None:
-        """Change the state that is the operation's target, forward or back; following: what comes next."""
-        changes_again = following.target == operation.target  # then its floats would be for nothing
-        floats = None if changes_again else np.empty(self.layout.size)
-        try:
-            change(self.states[operation.target], self._blocks(operation, t), _vectors(inputs), floats)
-        except FixedPointRangeError as error:
-            where = self.title(operation.target, self.layout.locate(error.index))
-            raise FixedPointRangeError(
-                f"{where} at iteration {t}: {error}; {self.rule.advice(operation.target)}", error.index
-            ) from error
-        self.floats[operation.target] = floats
-        if operation.target == "w":
-            self.gradient_at_hand = None
 
     def _present_gradient(self, t: int, with_pullback: bool) -> Gradient:
         if self.gradient_at_hand is None:
@@ -409,7 +439,26 @@ class Run:
         if found is None:
             found = self.blocks[id(operation)] = self._ends_and_coefficients(operation)
         ends, values = found
-        return Blocks(ends, [c[t] if len(c) > 1 else c[0] for c in values])
+        return Blocks(ends, _at(values, t))
+
+    def _plan(self, group: Group) -> _Plan:
+        """What the group does, at all steps."""
+        found = self.plans.get(id(group))
+        if found is None:
+            operations = [operation for operation in group if operation is not None]
+            ends = max((self._ends_and_coefficients(operation)[0] for operation in operations), key=len)
+            decays, added, then = (
+                [_for_blocks(self.coefficients[name], len(ends)) for name in operation.coefficients]
+                if operation is not None
+                else []
+                for operation in group
+            )
+            ratios = None
+            if decays:
+                of_all = as_ratios(decays[0].reshape(-1)).reshape(2, *decays[0].shape)
+                ratios = np.ascontiguousarray(of_all.transpose(1, 0, 2))
+            found = self.plans[id(group)] = _Plan(ends, ratios, added, then)
+        return found
 
     def _ends_and_coefficients(self, operation: Operation) -> tuple[NDArray[np.int64], list[NDArray]]:
         """The ends of its blocks, one for all or one for each leaf; its coefficients, (1 or num_steps, blocks)."""
@@ -417,8 +466,7 @@ class Run:
         separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
         if not separate and all(c.shape[1] == 1 for c in values):
             return np.array([self.layout.size]), values
-        count = len(self.layout.ends)
-        return self.layout.ends, [c.repeat(count, axis=1) if c.shape[1] == 1 else c for c in values]
+        return self.layout.ends, [_for_blocks(c, len(self.layout.ends)) for c in values]
 
     def _largest_gradient(self) -> float:
         """At the initial weights; 0 where there is no step to take."""
@@ -516,9 +564,31 @@ class Gradient:
         self.value = self.pullback = None
 
 
-def _with_following(program: Program) -> Iterator[tuple[Operation, Operation]]:
-    """Each operation, with the one that comes next; after the last the first, of the next step."""
-    return zip(program, (*program[1:], *program[:1]), strict=True)
+class _Plan(NamedTuple):
+    """What a group does at all steps: where its blocks end, (blocks,), and coefficients, (1 or num_steps, blocks).
+
+    ratios: those of the decay, (1 or num_steps, 2, blocks), if there is one.  added, then: of the other operations.
+    """
+
+    ends: NDArray[np.int64]
+    ratios: NDArray[np.int64] | None
+    added: list[NDArray[np.float64]]
+    then: list[NDArray[np.float64]]
+
+
+def _for_blocks(coefficient: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The coefficient, (1 or num_steps, 1 or count), for so many blocks."""
+    return coefficient.repeat(count, axis=1) if coefficient.shape[1] < count else coefficient
+
+
+def _at(coefficients: Sequence[NDArray[np.float64]], t: int) -> list[NDArray[np.float64]]:
+    """Those of step t, (blocks,) each."""
+    return [c[t] if len(c) > 1 else c[0] for c in coefficients]
+
+
+def _with_following(groups: Sequence[Group]) -> Iterator[tuple[Group, Group]]:
+    """Each group, with the one that comes next; after the last the first, of the next step."""
+    return zip(groups, (*groups[1:], *groups[:1]), strict=True)
 
 
 def _vectors(inputs: tuple[Vector | Gradient, ...]) -> list[Vector]:

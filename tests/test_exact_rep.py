@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import weakref
 
 import numpy as np
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from hypergrad.exact_rep import (
     FACTOR_BITS,
     BitStore,
+    Change,
     ExactRep,
     FixedPointRangeError,
+    Then,
     as_ratio,
     as_ratios,
     round_to_lattice,
@@ -87,10 +90,10 @@ def test_blocks_with_factors_of_their_own(data, sizes):
     for _ in range(data.draw(st.integers(0, 40))):
         change = rng.standard_normal(len(start))
         ratios = as_ratios(0.3 + 0.7 * rng.rand(len(sizes)))
-        x.add(change).rational_mul_blocks(ratios)
+        x.add(change).change(Change(ratios))
         done.append((change, ratios))
     for change, ratios in reversed(done):
-        x.rational_mul_blocks(ratios[::-1]).sub(change)
+        x.change(Change(ratios, back=True)).sub(change)
     assert x == ExactRep(start, sizes=sizes)
 
 
@@ -104,7 +107,7 @@ def test_blocks_and_their_buffers_are_undone_in_any_mixture(seed, sizes, data):
 
     def go(kind, j, operand, back):
         if kind == "blocks":
-            x.rational_mul_blocks(operand[::-1] if back else operand)
+            x.change(Change(operand, back=back))
         elif kind == "digits":
             x.stores[j].pop(7) if back else x.stores[j].push(operand, 7)
         else:
@@ -134,16 +137,84 @@ def test_blocks_and_their_buffers_are_undone_in_any_mixture(seed, sizes, data):
     assert x == ExactRep(start, sizes=sizes)
 
 
+def pair_and_change(seed):
+    """Two numbers with full buffers, and a change of one that moves the other; some of it out of range."""
+    rng = np.random.default_rng(seed)
+    sizes = [1500, 1, 10, 600]
+    size, ends, scale = sum(sizes), np.cumsum(sizes), rng.choice([1.0, 1000.0, 2047.0])
+    x = ExactRep(rng.uniform(-scale, scale, size), sizes=sizes)
+    y = ExactRep(rng.uniform(-2047.0, 2047.0, size))
+    for _ in range(3):
+        x.change(Change(as_ratios(rng.uniform(0.3, 0.9, len(sizes)))))
+    values = rng.normal(size=size)
+    if rng.random() < 0.2:
+        values[rng.integers(size)] = rng.choice([np.nan, np.inf, 1e4, -1e4, 1e300])
+    then = Then(y, np.full(len(sizes), rng.choice([1e-3, 1.0])), np.empty(size))
+    ratios = as_ratios(rng.uniform(0.3, rng.choice([0.9, 3.0]), len(sizes)))
+    change = Change(ratios, (values, rng.normal(size=len(sizes))), ends, bool(rng.integers(2)))
+    return x, y, change._replace(out=np.empty(size) if rng.random() < 0.5 else None), then
+
+
+@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_a_change_in_one_pass_is_that_of_its_parts(seed, further):
+    """The same numbers, floats and buffers; undone by itself; and what can't be done is refused by both."""
+    x, y, change, then = pair_and_change(seed)
+    alone = Change(ends=change.ends, back=change.back)
+
+    def by_parts(x, y):
+        parts = [(x, alone._replace(ratios=change.ratios)), (x, alone._replace(addend=change.addend))]
+        if further:
+            parts.append((y, lambda: alone._replace(addend=(x.val, then.factors))))
+        for numbers, part in reversed(parts) if change.back else parts:
+            numbers.change(part() if callable(part) else part)
+
+    first, second, parts, parts_of_other = x.copy(), y.copy(), x.copy(), y.copy()
+    change = change._replace(then=then if further else None)
+    try:
+        by_parts(parts, parts_of_other)
+    except FixedPointRangeError as error:
+        with pytest.raises(FixedPointRangeError, match=re.escape(str(error))) as found:
+            x.change(change)
+        where = found.value.index, found.value.numbers is x
+        np.testing.assert_array_equal(where, (error.index, error.numbers is parts))
+    else:
+        x.change(change)
+        assert (x, y) == (parts, parts_of_other)
+        if change.out is not None:
+            np.testing.assert_array_equal(change.out, x.val)
+        if further:
+            np.testing.assert_array_equal(then.out, y.val)
+        x.change(change._replace(back=not change.back))
+        assert (x, y) == (first, second)
+
+
+def test_words_move_when_sixteen_bits_have_come_together():
+    """Not to and fro, as ratios in lowest terms have denominators of various sizes."""
+    rng, moves = np.random.default_rng(0), []
+    x = ExactRep(rng.normal(size=3))
+    move = x.stores[0]._move
+    x.stores[0]._move = lambda words: (moves.append(words), move(words))
+    ratios = [as_ratios(factor) for factor in rng.uniform(0.5, 0.98, (400, 1))]
+    for ratio in ratios:
+        x.change(Change(ratio))
+    assert set(moves) - {0} == {1}
+    for ratio in reversed(ratios):
+        x.change(Change(ratio, back=True))
+    assert set(moves) - {0} == {1, -1}
+    assert sum(moves) == 0
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), ExactRep.copy])
 def test_a_duplicate_is_independent_and_whole(duplicate):
     start, sizes = np.random.RandomState(0).standard_normal((4, 25)), [60, 40]
     x, ratios = ExactRep(start), as_ratios(np.array([0.3, 0.7]))
-    y = ExactRep(start, sizes=sizes).rational_mul_blocks(ratios)
+    y = ExactRep(start, sizes=sizes).change(Change(ratios))
     twin = duplicate(y)
     assert twin == y
     for each in (twin, y):
-        each.rational_mul_blocks(ratios).add(1.0)
-        each.sub(1.0).rational_mul_blocks(ratios[::-1]).rational_mul_blocks(ratios[::-1])
+        each.change(Change(ratios)).add(1.0)
+        each.sub(1.0).change(Change(ratios, back=True)).change(Change(ratios, back=True))
         assert each == ExactRep(start, sizes=sizes)
     np.testing.assert_array_equal(duplicate(x).mul(0.5).val, x.mul(0.5).val)
 
@@ -158,7 +229,7 @@ def test_integers_in_another_order_of_memory():
 def test_packing_gives_back_the_memory_of_all_heads():
     sizes = [3, 1000]
     x = ExactRep(np.random.RandomState(0).standard_normal(sum(sizes)), sizes=sizes)
-    x.rational_mul_blocks(as_ratios(np.array([0.9, 0.7])))
+    x.change(Change(as_ratios(np.array([0.9, 0.7]))))
     whole = weakref.ref(x.stores[0]._head.base)
     for store in x.stores:
         assert store._head.base is whole()

@@ -105,10 +105,10 @@ def most_snapshots(monkeypatch, recovery, num_steps):
     """The most snapshots at any time, and the number of forward steps."""
     counts, steps, forward_step = [], [], Run.forward_step
 
-    def count(run, t, with_pullback=False):
+    def count(run, t, *options, **more):
         counts.append(len(run.memory.snapshots))
         steps.append(t)
-        return forward_step(run, t, with_pullback)
+        return forward_step(run, t, *options, **more)
 
     monkeypatch.setattr(Run, "forward_step", count)
     scalar_problem(hg.Momentum(0.05, 0.9), num_steps, recovery)
