@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hypergrad.exact_rep import BitStore, Change, Then, spread
+from hypergrad.exact_rep import BitStore, Change, FixedPointRangeError, Then, spread
 from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _FloatReversal(Memory):
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 tape = run.reverse_step(t)
-        except NonFiniteGradientError as error:
+        except (FixedPointRangeError, NonFiniteGradientError) as error:
             raise self._failure(t) from error
         if not all(state.in_range for state in run.states.values()):
             raise self._failure(t)
@@ -154,5 +154,8 @@ class _Floats:
 
     def _add(self, addend: tuple[Vector, NDArray[np.float64]], change: Change) -> None:
         values, factors = addend
+        if not np.all(np.isfinite(values)):
+            index = int(np.argmin(np.isfinite(values)))
+            raise FixedPointRangeError(f"{values[index]} at position {index} can't be added", index, self)
         sign = -1.0 if change.back else 1.0
         self.floats += (sign * spread(factors, change.ends) * values).astype(self.floats.dtype)

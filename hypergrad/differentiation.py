@@ -134,7 +134,7 @@ def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) ->
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)
         return onp.zeros(sum(onp.size(value_of(leaf)) for leaf in leaves)), None
-    ones, node = onp.ones_like(plain), value._node
+    ones, node = 1.0 if isinstance(plain, float) else onp.ones_like(plain), value._node
     if hasattr(node.vjp, "both_by_hand") and node.parents == roots:
         return node.vjp.both_by_hand(ones)
     return _backward(ones, node, roots, leaves), None

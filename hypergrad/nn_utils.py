@@ -9,6 +9,7 @@ inverse; `hypergrad.util` has them under their usual names.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -110,7 +111,8 @@ def _arrays(weights: Weights, X: Array) -> list[Array]:
     return arrays
 
 
-def _check_shapes(shapes: Sequence[tuple[int, ...]], inputs: tuple[int, ...]) -> None:
+@functools.lru_cache  # of those that pass
+def _check_shapes(shapes: tuple[tuple[int, ...], ...], inputs: tuple[int, ...]) -> None:
     """Raise ValueError unless these, of W, b, W, ..., are those of a network for inputs of this shape."""
     if len(shapes) == 0 or len(inputs) != 2:
         raise ValueError(
@@ -164,7 +166,7 @@ def make_nn_funs(layer_sizes: Sequence[int]) -> tuple[VectorParser, Callable, Ca
     def check(W_vect: Array, X: Array) -> None:
         if shape_of(W_vect) != (layout.N,):
             raise ValueError(f"expected a vector of shape ({layout.N},), got shape {shape_of(W_vect)}")
-        _check_shapes([shape for _, shape in layout.idxs_and_shapes.values()], shape_of(X))
+        _check_shapes(tuple(shape for _, shape in layout.idxs_and_shapes.values()), shape_of(X))
 
     def predictions(W_vect: Array, X: Array) -> Array:
         check(W_vect, X)

@@ -210,9 +210,9 @@ class Reversal(Memory):
         return checksum
 
     def _compare_checksums(self, run: Run, t: int) -> None:
-        wrong = np.argwhere(self.checksums[t] != self._checksum(run))
-        if wrong.size:
-            state, leaf = wrong[0]
+        wrong = self.checksums[t] != self._checksum(run)
+        if wrong.any():
+            state, leaf = np.argwhere(wrong)[0]
             where = run.title(list(run.states)[state], run.layout.paths[leaf])
             self._fail(run, t, f"{where} is not what it was before iteration {t}", where)
 

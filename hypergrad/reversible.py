@@ -240,6 +240,9 @@ class Run:
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
+        self.rows: dict[int, list[tuple[int, str]]] = {}  # of the outputs noted after so many updates
+        for row, (t, name) in enumerate(self.outputs):
+            self.rows.setdefault(t, []).append((row, name))
         self._train(results)
         self.callback = None  # training once more, for a second backward pass, is silent
         return results
@@ -258,9 +261,8 @@ class Run:
         self.complete = True
 
     def _note(self, t: int, results: NDArray[np.float64]) -> None:
-        for row, (when, name) in zip(results, self.outputs, strict=True):
-            if when == t:
-                row[:] = self._float(name)
+        for row, name in self.rows.get(t, ()):
+            results[row] = self._float(name)
 
     def backward(self, argnums: tuple[int, ...], cotangents: NDArray[np.float64]) -> tuple:
         """The backward loop (Algorithm 2): the cotangents of the arguments of `forward` numbered argnums."""
@@ -291,10 +293,9 @@ class Run:
     def _add_cotangents(self, t: int, cotangents: NDArray[np.float64], d: dict[str, NDArray]) -> float:
         """Those of the outputs noted after t updates.  Returns their norm."""
         added = 0.0
-        for row, (when, name) in zip(cotangents, self.outputs, strict=True):
-            if when == t:
-                d[name] += row
-                added = math.hypot(added, np.linalg.norm(row))
+        for row, name in self.rows.get(t, ()):
+            d[name] += cotangents[row]
+            added = math.hypot(added, np.linalg.norm(cotangents[row]))
         return added
 
     def _limits_of_buffers(self) -> NDArray[np.float64]:
@@ -396,6 +397,11 @@ class Run:
         try:
             self.states[group.target].change(Change(ratios, addend, plan.ends, back, floats, other))
         except FixedPointRangeError as error:
+            for (
+                x
+            ) in inputs:  # numbers that are not finite are refused, and so they need not be looked for before
+                if isinstance(x, Gradient):
+                    x.check(self)
             name = next(name for name, state in self.states.items() if state is error.numbers)
             where = self.title(name, self.layout.locate(error.index))
             raise FixedPointRangeError(
@@ -474,6 +480,7 @@ class Run:
             return 0.0
         gradient = Gradient(self.arguments["w"], 0)
         gradient.evaluate(self, with_pullback=False)
+        gradient.check(self)
         return float(np.max(np.abs(gradient.value), initial=0.0))
 
     @property
@@ -529,10 +536,11 @@ class Run:
                 raise CoefficientRangeError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
 
     def _report(self, t: int) -> Step:
-        gradient = self._present_gradient(t, with_pullback=False).value
+        gradient = self._present_gradient(t, with_pullback=False)
+        gradient.check(self)
         unflatten = self.layout.unflatten
         state = {name: unflatten(self._float(name).copy()) for name in self.rule.states}
-        return Step(t, unflatten(self._float("w").copy()), state, unflatten(gradient.copy()))
+        return Step(t, unflatten(self._float("w").copy()), state, unflatten(gradient.value.copy()))
 
 
 class Gradient:
@@ -551,8 +559,10 @@ class Gradient:
         else:
             self.value = run.gradient(leaves, run.theta, self.t)
         self.value = np.ascontiguousarray(self.value, np.float64)
-        squared_norm = np.dot(self.value, self.value)  # the fastest look at all: finite only if they are
-        if not np.isfinite(squared_norm) and not np.all(np.isfinite(self.value)):
+
+    def check(self, run: Run) -> None:
+        """Raise NonFiniteGradientError if it is not finite."""
+        if not np.all(np.isfinite(self.value)):
             index = int(np.argmin(np.isfinite(self.value)))
             raise NonFiniteGradientError(
                 f"the gradient of the training loss with respect to {run.layout.locate(index)} is "
