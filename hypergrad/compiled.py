@@ -26,7 +26,7 @@ __all__ = [
     "REFUSED",
     "accumulate",
     "change",
-    "decay_adjoint",
+    "change_adjoint",
     "log2",
     "log_softmax",
     "log_softmax_pullback",
@@ -37,7 +37,6 @@ __all__ = [
     "normalized",
     "normalized_pullback",
     "refill",
-    "scaled_pullback",
     "spill",
     "squared_pullback",
     "sums",
@@ -494,26 +493,70 @@ def sums(x: Integers, ends: Integers, out: Integers) -> None:
 # ---- adjoints: d is the cotangent of the result; cotangents of inputs are added to, those of coefficients are set
 
 
-@_compiled_with_sums
-def decay_adjoint(factors: Floats, ends: Integers, before: Floats, d: Floats, d_factors: Floats) -> None:
-    """Of x <- factors * x, where x was `before`; d becomes the cotangent of that."""
+@_compiled
+def change_adjoint(
+    ends: Integers,
+    d_x: Floats,
+    factors: Floats,
+    before: Floats,
+    cs: Floats,
+    values: Floats,
+    d_values: Floats,
+    anew: bool,
+    y_cs: Floats,
+    x: Floats,
+    d_y: Floats,
+    d_coefficients: Floats,
+) -> None:
+    """Of x <- factors * x, where x was `before`;  x <- x + cs * values;  y <- y + y_cs * x.
+
+    Last to first, a part after the other, as in `change`; what has no elements is left out, and so are products
+    with `before`.  x: as it comes out.  d_x becomes the cotangent of `before`.
+    anew: whether to set d_values, rather than to add to them.
+    d_coefficients: (3, blocks), those of factors, cs and y_cs.
+    """
     for j in range(ends.size):
-        factor, total = factors[j], 0.0
-        for i in _block(ends, j):
-            total += d[i] * before[i]
-            d[i] *= factor
-        d_factors[j] = total
+        first, end = ends[j - 1] if j > 0 else 0, ends[j]
+        d_factor, d_c, d_y_c = 0.0, 0.0, 0.0
+        for start in range(first, end, _PART):
+            part = slice(start, min(start + _PART, end))
+            if d_y.size > 0:
+                d_y_c += _dot(d_y[part], x[part])
+                _add_multiple(d_x[part], y_cs[j], d_y[part])
+            if values.size > 0:
+                d_c += _dot(d_x[part], values[part])
+                if anew:
+                    _set_multiple(d_values[part], cs[j], d_x[part])
+                else:
+                    _add_multiple(d_values[part], cs[j], d_x[part])
+            if before.size > 0:
+                d_factor += _dot(d_x[part], before[part])
+            if factors.size > 0:
+                _set_multiple(d_x[part], factors[j], d_x[part])
+        d_coefficients[0, j], d_coefficients[1, j], d_coefficients[2, j] = d_factor, d_c, d_y_c
 
 
 @_compiled_with_sums
-def scaled_pullback(cs: Floats, ends: Integers, x: Floats, d: Floats, d_cs: Floats, d_x: Floats) -> None:
-    """Of c * x."""
-    for j in range(ends.size):
-        c, total = cs[j], 0.0
-        for i in _block(ends, j):
-            total += d[i] * x[i]
-            d_x[i] += c * d[i]
-        d_cs[j] = total
+def _dot(a: Floats, b: Floats) -> float:
+    """The sum of a * b."""
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled
+def _add_multiple(a: Floats, c: float, b: Floats) -> None:
+    """a <- a + c * b."""
+    for i in range(a.size):
+        a[i] += c * b[i]
+
+
+@_compiled
+def _set_multiple(a: Floats, c: float, b: Floats) -> None:
+    """a <- c * b."""
+    for i in range(a.size):
+        a[i] = c * b[i]
 
 
 @_compiled_with_sums

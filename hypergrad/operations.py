@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.exact_rep import BitStore, Change, spread
+from hypergrad.exact_rep import BitStore, Change
 
 __all__ = [
     "Add",
@@ -27,13 +27,13 @@ __all__ = [
     "Numbers",
     "Operation",
     "Program",
-    "Scaled",
     "Vector",
     "grouped",
     "in_reverse",
 ]
 
 Vector = NDArray[np.float64]
+_NONE = np.empty(0)
 
 
 class Blocks(NamedTuple):
@@ -78,20 +78,8 @@ class Decay:
 
     @property
     def coefficients(self) -> tuple[str, ...]:
-        """The names of the coefficients, in the order that `blocks` lists their values."""
+        """The names of the coefficients."""
         return (self.factor,)
-
-    def adjoint(
-        self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
-    ) -> Sequence[NDArray[np.float64]]:
-        """(d_factor,), or nothing where inputs, the target before, is left out; changes d_target."""
-        ends, (factors,) = blocks
-        if not inputs:
-            d_target *= spread(factors, ends)
-            return ()
-        d_factors = np.empty(len(ends))
-        loops.decay_adjoint(factors, ends, *inputs, d_target, d_factors)
-        return (d_factors,)
 
 
 class Kernel(Protocol):
@@ -112,47 +100,29 @@ class Kernel(Protocol):
         """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
 
 
-class Scaled:
-    """The kernel c * x."""
-
-    def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
-        """x."""
-        return inputs[0]
-
-    def pullback(
-        self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
-    ) -> Sequence[NDArray[np.float64]]:
-        """(<cotangent, x>,); adds c * cotangent."""
-        d_c = np.empty(len(blocks.ends))
-        loops.scaled_pullback(*blocks.coefficients, blocks.ends, *inputs, cotangent, d_c, *d_inputs)
-        return (d_c,)
-
-
-SCALED = Scaled()
-
-
 @dataclass(frozen=True)
 class Add:
-    """target <- target + kernel(coefficients, inputs).
+    """target <- target + kernel(coefficients, inputs); without a kernel, target + coefficient * input.
 
     inputs: names of other states, or "g", the gradient of the training loss at the present weights.
-    Adjoint: the kernel's pullback of d_target; d_target stays.
+    Adjoint: d_coefficient = <d_target, input>; d_input += coefficient * d_target; or the kernel's pullback of
+    d_target, which stays.
     """
 
     target: str
     coefficients: tuple[str, ...]
     inputs: tuple[str, ...]
-    kernel: Kernel = SCALED
+    kernel: Kernel | None = None
 
     def __post_init__(self) -> None:
         if self.target in self.inputs or (self.target == "w" and "g" in self.inputs):
             raise ValueError(f"{self.target} can't be changed by a function of itself: no exact inverse")
 
-    def adjoint(
-        self, blocks: Blocks, inputs: Sequence[Vector], d_target: Vector, d_inputs: Sequence[Vector]
-    ) -> Sequence[NDArray[np.float64]]:
-        """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
-        return self.kernel.pullback(blocks, inputs, d_target, d_inputs)
+    def values(self, blocks: Blocks, inputs: Sequence[Vector]) -> Vector:
+        """What is added, but for the first of the coefficients, which it is to be multiplied by."""
+        if self.kernel is None:
+            return inputs[0]
+        return self.kernel.forward(Blocks(blocks.ends, blocks.coefficients[1:]), inputs)
 
 
 Operation = Decay | Add
@@ -177,6 +147,56 @@ class Group(NamedTuple):
         """The state that decay and add change."""
         return (self.decay or self.add).target
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The states that change."""
+        return (self.target,) if self.then is None else (self.target, self.then.target)
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """The names of those of all operations, first to last."""
+        return tuple(name for operation in self if operation is not None for name in operation.coefficients)
+
+    def adjoint(
+        self,
+        ends: NDArray[np.int64],
+        coefficients: Sequence[Sequence[NDArray[np.float64]]],
+        inputs: Sequence[Sequence[Vector]],
+        d_target: Vector,
+        d_inputs: Sequence[Vector],
+        d_then: Vector,
+        anew: bool,
+    ) -> list[NDArray[np.float64]]:
+        """The cotangents of the coefficients, (blocks,) each, as `coefficients` lists them.
+
+        coefficients, inputs: of decay, add and then, none for what is None.  The input of decay is the target
+            before, and may be left out where its factor's cotangent is of no interest.
+        d_target: the cotangent of the target, which becomes that before.  d_then: of the state that `then` changes.
+        d_inputs: those of the inputs of add, which are added to; anew: set, if there is no kernel.
+        """
+        factors, cs, y_cs = (arrays[0] if arrays else _NONE for arrays in coefficients)
+        before, values, x = (vectors[0] if vectors else _NONE for vectors in inputs)
+        kernel = None if self.add is None else self.add.kernel
+
+        def pull_back(
+            factors: Vector, before: Vector, cs: Vector, values: Vector, y_cs: Vector, x: Vector
+        ) -> NDArray:
+            d_values, d_y = d_inputs[0] if values.size else _NONE, d_then if x.size else _NONE
+            found = np.empty((3, len(ends)))
+            operands = factors, before, cs, values, d_values, anew, y_cs, x, d_y
+            loops.change_adjoint(ends, d_target, *operands, found)
+            return found
+
+        if kernel is None:
+            d_factors, d_cs, d_y_cs = pull_back(factors, before, cs, values, y_cs, x)
+            of_add = [d_cs]
+        else:
+            _, _, d_y_cs = pull_back(_NONE, _NONE, _NONE, _NONE, y_cs, x)
+            of_add = kernel.pullback(Blocks(ends, coefficients[1]), inputs[1], d_target, d_inputs)
+            d_factors, _, _ = pull_back(factors, before, _NONE, _NONE, _NONE, _NONE)
+        found = ([d_factors], self.decay), (of_add, self.add), ([d_y_cs], self.then)
+        return [d_c for d_cs, operation in found if operation is not None for d_c in d_cs]
+
 
 def grouped(program: Program) -> tuple[Group, ...]:
     """The operations, as few groups as possible."""
@@ -186,7 +206,7 @@ def grouped(program: Program) -> tuple[Group, ...]:
         target = decay.target if decay else rest[0].target
         add = rest.pop(0) if rest and isinstance(rest[0], Add) and rest[0].target == target else None
         reads_it = rest and isinstance(rest[0], Add) and rest[0].inputs == (target,)
-        then = rest.pop(0) if reads_it and rest[0].kernel is SCALED else None
+        then = rest.pop(0) if reads_it and rest[0].kernel is None else None
         groups.append(Group(decay, add, then))
     return tuple(groups)
 

@@ -235,7 +235,6 @@ class Run:
         self.coefficients = {
             name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
         }
-        self.blocks: dict[int, tuple[NDArray[np.int64], list[NDArray]]] = {}  # by id of the operation
         self.plans: dict[int, _Plan] = {}  # by id of the group
         self._check_coefficients()
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
@@ -335,21 +334,34 @@ class Run:
     def _pull_back(self, tape: Tape, t: int, d: dict[str, NDArray]) -> None:
         """The adjoint of step t: d, the cotangents after it, become those before it."""
         gradient, d_gradient = None, None
-        for operation, inputs in reversed(tape):
-            if operation.target == "w":  # gradients read since then were taken at the weights that it made
+        entries = reversed(tape)
+        for group in reversed(self.groups):
+            _, add, then = group
+            of_then, of_add, of_decay = (
+                () if operation is None else next(entries).inputs for operation in reversed(group)
+            )
+            if "w" in group.targets:  # gradients read since then were taken at the weights that it made
                 self._pull_back_gradient(gradient, d_gradient, d)
                 gradient, d_gradient = None, None
-            for x in inputs:
+            anew = False
+            for x in of_add:
                 if isinstance(x, Gradient) and gradient is None:
-                    gradient, d_gradient = x, self.d_gradient
-                    d_gradient[:] = 0.0
+                    gradient, d_gradient, anew = x, self.d_gradient, add.kernel is None
+                    if not anew:
+                        d_gradient[:] = 0.0
                     if x.pullback is None:
                         x.evaluate(self, with_pullback=True)
-            d_inputs = [d_gradient if name == "g" else d[name] for name in getattr(operation, "inputs", ())]
-            d_coefficients = operation.adjoint(
-                self._blocks(operation, t), _vectors(inputs), d[operation.target], d_inputs
+            plan = self._plan(group)
+            d_coefficients = group.adjoint(
+                plan.ends,
+                [_at(values, t) for values in plan.coefficients],
+                [of_decay, _vectors(of_add), of_then],
+                d[group.target],
+                [d_gradient if name == "g" else d[name] for name in add.inputs] if add is not None else [],
+                d[then.target] if then is not None else None,
+                anew,
             )
-            for name, d_c in zip(operation.coefficients, d_coefficients, strict=False):
+            for name, d_c in zip(group.coefficients, d_coefficients, strict=True):
                 if name in d:
                     row = d[name][t if len(d[name]) > 1 else 0]
                     row += d_c if row.size > 1 else d_c.sum()
@@ -385,14 +397,14 @@ class Run:
         addend, inputs = None, ()
         if add is not None:
             inputs = self._read(add, t, with_pullback)
-            first, *others = _at(plan.added, t)
-            addend = add.kernel.forward(Blocks(plan.ends, others), _vectors(inputs)), first
+            coefficients = _at(plan.coefficients[1], t)
+            addend = add.values(Blocks(plan.ends, coefficients), _vectors(inputs)), coefficients[0]
         wanted = next_target != group.target or (then is not None and on_record)
         floats = np.empty(self.layout.size) if wanted else None
         other = None
         if then is not None:
             out = np.empty(self.layout.size) if next_target != then.target else None
-            other = Then(self.states[then.target], _at(plan.then, t)[0], out)
+            other = Then(self.states[then.target], _at(plan.coefficients[2], t)[0], out)
         ratios = None if plan.ratios is None else plan.ratios[t if len(plan.ratios) > 1 else 0]
         try:
             self.states[group.target].change(Change(ratios, addend, plan.ends, back, floats, other))
@@ -410,7 +422,7 @@ class Run:
         self.floats[group.target] = floats
         if other is not None:
             self.floats[then.target] = other.out
-        if "w" in (group.target, then and then.target):
+        if "w" in group.targets:
             self.gradient_at_hand = None
         tape = []
         if on_record:
@@ -439,40 +451,28 @@ class Run:
             self.floats[name] = self.states[name].val
         return self.floats[name]
 
-    def _blocks(self, operation: Operation, t: int) -> Blocks:
-        """The parts of the vectors that share coefficients, with their values at step t."""
-        found = self.blocks.get(id(operation))
-        if found is None:
-            found = self.blocks[id(operation)] = self._ends_and_coefficients(operation)
-        ends, values = found
-        return Blocks(ends, _at(values, t))
-
     def _plan(self, group: Group) -> _Plan:
         """What the group does, at all steps."""
         found = self.plans.get(id(group))
         if found is None:
-            operations = [operation for operation in group if operation is not None]
-            ends = max((self._ends_and_coefficients(operation)[0] for operation in operations), key=len)
-            decays, added, then = (
-                [_for_blocks(self.coefficients[name], len(ends)) for name in operation.coefficients]
-                if operation is not None
-                else []
+            separate = len(self.states[group.target].stores) > 1
+            if separate or any(self.coefficients[name].shape[1] > 1 for name in group.coefficients):
+                ends = self.layout.ends
+            else:
+                ends = np.array([self.layout.size])
+            coefficients = [
+                []
+                if operation is None
+                else [_for_blocks(self.coefficients[name], len(ends)) for name in operation.coefficients]
                 for operation in group
-            )
+            ]
             ratios = None
-            if decays:
-                of_all = as_ratios(decays[0].reshape(-1)).reshape(2, *decays[0].shape)
-                ratios = np.ascontiguousarray(of_all.transpose(1, 0, 2))
-            found = self.plans[id(group)] = _Plan(ends, ratios, added, then)
+            if group.decay is not None:
+                (factors,) = coefficients[0]
+                ratios = as_ratios(factors.reshape(-1)).reshape(2, *factors.shape)
+                ratios = np.ascontiguousarray(ratios.transpose(1, 0, 2))
+            found = self.plans[id(group)] = _Plan(ends, ratios, coefficients)
         return found
-
-    def _ends_and_coefficients(self, operation: Operation) -> tuple[NDArray[np.int64], list[NDArray]]:
-        """The ends of its blocks, one for all or one for each leaf; its coefficients, (1 or num_steps, blocks)."""
-        values = [self.coefficients[name] for name in operation.coefficients]
-        separate = isinstance(operation, Decay) and len(self.states[operation.target].stores) > 1
-        if not separate and all(c.shape[1] == 1 for c in values):
-            return np.array([self.layout.size]), values
-        return self.layout.ends, [_for_blocks(c, len(self.layout.ends)) for c in values]
 
     def _largest_gradient(self) -> float:
         """At the initial weights; 0 where there is no step to take."""
@@ -575,15 +575,15 @@ class Gradient:
 
 
 class _Plan(NamedTuple):
-    """What a group does at all steps: where its blocks end, (blocks,), and coefficients, (1 or num_steps, blocks).
+    """What a group does at all steps: where its blocks end, (blocks,), and with which coefficients.
 
-    ratios: those of the decay, (1 or num_steps, 2, blocks), if there is one.  added, then: of the other operations.
+    ratios: those of the decay, (1 or num_steps, 2, blocks), if there is one.
+    coefficients: of decay, add and then, a list each, (1 or num_steps, blocks).
     """
 
     ends: NDArray[np.int64]
     ratios: NDArray[np.int64] | None
-    added: list[NDArray[np.float64]]
-    then: list[NDArray[np.float64]]
+    coefficients: list[list[NDArray[np.float64]]]
 
 
 def _for_blocks(coefficient: NDArray[np.float64], count: int) -> NDArray[np.float64]:

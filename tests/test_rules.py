@@ -1,6 +1,7 @@
 """Rules beyond `Momentum`: their hypergradients, their reversal, and their updates beside those of torch."""
 
 import dataclasses
+from itertools import product
 
 import autograd.numpy as np
 import numpy as onp
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import hypergrad as hg
 from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.kernels import NORMALIZED, SQUARED, Normalized
-from hypergrad.operations import SCALED, Blocks
+from hypergrad.operations import Add, Blocks, Decay, Group
 from hypergrad.rules import HeavyBall, Nesterov
 from hypergrad.units import mean_units
 
@@ -202,12 +203,11 @@ def test_a_wrong_kernel_is_caught(problem, monkeypatch, wrong):
         assert relative_error(found[name], true[name]) > 1e-4, name
 
 
-@pytest.mark.parametrize("kernel", [SCALED, SQUARED, NORMALIZED])
+@pytest.mark.parametrize("kernel", [SQUARED, NORMALIZED])
 def test_kernels_pull_back_what_autograd_does(kernel):
     """In three blocks, one of them empty; cotangents of inputs are added to what is there."""
     rng = onp.random.RandomState(0)
     formula, coefficients, inputs = {
-        SCALED: (lambda c, x: c[0] * x[0], 1, 1),
         SQUARED: (lambda c, x: c[0] * x[0] ** 2, 1, 1),
         NORMALIZED: (normalized, 2, 2),
     }[kernel]
@@ -227,6 +227,46 @@ def test_kernels_pull_back_what_autograd_does(kernel):
     d_coefficients = kernel.pullback(Blocks(ends, coefficients), inputs, cotangent, d_inputs)
     assert relative_error(onp.array(d_coefficients), true[0]) < 1e-13
     assert relative_error(d_inputs - before, true[1]) < 1e-13
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(("decays", "adds", "goes_on"), list(product([False, True], repeat=3))[2:])
+def test_groups_pull_back_what_autograd_does(decays, adds, goes_on, anew):
+    """In blocks longer and shorter than the parts in which they are worked through, one of them empty."""
+    rng = onp.random.RandomState(0)
+    ends = onp.array([1500, 1500, 1517])
+    block = onp.repeat(onp.arange(3), onp.diff(ends, prepend=0))
+    factors, cs, y_cs = rng.rand(3, 3)
+    before, values, y, d_x, d_y, d_values = rng.randn(6, 1517)
+
+    def after(factors, cs, y_cs, before, values, y):
+        x = factors[block] * before if decays else before
+        x = x + cs[block] * values if adds else x
+        return np.sum(x * d_x) + np.sum((y + y_cs[block] * x if goes_on else y) * d_y)
+
+    *true, true_d_before, true_d_values, _ = grad(lambda args: after(*args))(
+        (factors, cs, y_cs, before, values, y)
+    )
+    group = Group(
+        Decay("v", "a") if decays else None,
+        Add("v", ("b",), ("g",)) if adds else None,
+        Add("w", ("c",), ("v",)) if goes_on else None,
+    )
+    x = factors[block] * before if decays else before
+    x = x + cs[block] * values if adds else x
+    of_each = [([factors], [before]), ([cs], [values]), ([y_cs], [x])]
+    kept = [each if there else ([], []) for each, there in zip(of_each, (decays, adds, goes_on), strict=True)]
+    d_target, d_input = d_x.copy(), d_values.copy()
+    found = group.adjoint(
+        ends, [c for c, _ in kept], [v for _, v in kept], d_target, [d_input] if adds else [], d_y, anew
+    )
+    expected = [d for d, there in zip(true, (decays, adds, goes_on), strict=True) if there]
+    assert len(found) == len(expected) == len(group.coefficients)
+    for d, true_d in zip(found, expected, strict=True):
+        assert relative_error(d, true_d) < 1e-13
+    assert relative_error(d_target, true_d_before) < 1e-13
+    if adds:
+        assert relative_error(d_input - (0.0 if anew else d_values), true_d_values) < 1e-13
 
 
 def normalized(coefficients, inputs):
