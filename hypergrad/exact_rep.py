@@ -235,12 +235,12 @@ class BitStore:
         """
         if self._head is None:
             self._head = np.zeros(self._length, np.int64)
-        largest = np.maximum(log_n, log_d)
-        level = self._level + log_d + np.maximum(_DIGIT - largest, 0)
-        if level.size > self._level.size:
+        room = np.maximum(_DIGIT - np.maximum(log_n, log_d), 0)
+        totals = self._level + log_d + room + self._depth * _WORD
+        if totals.size > self._level.size:
             self._make_individual()
-        words = np.empty(level.size, np.int64)
-        loops.moves(level + self._depth * _WORD, self._depth, _MARKS, words)
+        words = np.empty(totals.size, np.int64)
+        loops.moves(totals, self._depth, _MARKS, words)
         if words.size == 1:
             self._move(words[0])
         else:

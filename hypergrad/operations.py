@@ -3,7 +3,7 @@
     Decay(s, c)            s <- s * c          the remainder goes into the information buffer
     Add(s, f, ...)         s <- s + f(...)     f reads other states, coefficients and the gradient g, never s
 
-Both act on the numbers of a state, those of an `ExactRep`, block by block.
+Both act on the numbers of a state, those of an `ExactRep`, block by block; a `Group` of them in one pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training as a sequence of exactly reversible operations, and its derivative.
 
 A rule (rules.py) writes one training step as a short program over named state vectors, "w" for the weights and
-others of its own, made of two operations that fixed-point arithmetic undoes bit for bit (operations.py).
+others of its own, made of two operations that fixed-point arithmetic undoes bit for bit (operations.py); those that
+need no gradient in between are carried out in one pass over the vectors, as a group.
 
 `train` runs the program forward T times and, when autograd asks for a gradient, backward.  Each step back
 
@@ -309,7 +310,7 @@ class Run:
     def forward_step(self, t: int, with_pullback: bool = False, on_record: bool = True) -> Tape:
         """Step t: the operations, first to last.
 
-        Returns what they read, if on record; gradients' values only with pullbacks.
+        Returns what they read, if on record, else nothing; gradients' values only with pullbacks.
         """
         self.gradient_at_hand = None
         if self.callback is not None:
@@ -409,10 +410,8 @@ class Run:
         try:
             self.states[group.target].change(Change(ratios, addend, plan.ends, back, floats, other))
         except FixedPointRangeError as error:
-            for (
-                x
-            ) in inputs:  # numbers that are not finite are refused, and so they need not be looked for before
-                if isinstance(x, Gradient):
+            for x in inputs:
+                if isinstance(x, Gradient):  # what is not finite is refused: no need to look for it before
                     x.check(self)
             name = next(name for name, state in self.states.items() if state is error.numbers)
             where = self.title(name, self.layout.locate(error.index))
