@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import verdict
-from benchmarks.cost import GOAL_EXACT
+from benchmarks.cost import EXACT_PARTS, GOAL_EXACT
 from benchmarks.peers import TOLERANCE
 from benchmarks.scale import GOAL_BYTES
 
@@ -67,11 +67,7 @@ def cost() -> str:
         row(
             "of it, exact arithmetic",
             "{:.2f}",
-            *(
-                f"{way} {part}"
-                for way in ("forward", "backward")
-                for part in ("multiplication", "addition", "conversion to float")
-            ),
+            *(f"{way} {part}" for way in ("forward", "backward") for part in EXACT_PARTS),
         ),
         row("of it, bookkeeping", "{:.2f}", "forward bookkeeping", "backward bookkeeping"),
         [
@@ -190,7 +186,7 @@ def costs() -> str:
 
 {cost()}
 
-Exact arithmetic is compiled, a pass for each operation; [what it takes, and what the rest of its time
+Exact arithmetic is compiled, a pass for what needs no gradient in between; [what it takes, and what the rest of its time
 is](docs/exact-arithmetic.md#the-cost).
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
