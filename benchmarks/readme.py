@@ -186,8 +186,8 @@ def costs() -> str:
 
 {cost()}
 
-Exact arithmetic is compiled, a pass for what needs no gradient in between; [what it takes, and what the rest of its time
-is](docs/exact-arithmetic.md#the-cost).
+Exact arithmetic is compiled, a pass for what needs no gradient in between; [what it takes, and what the rest
+of its time is](docs/exact-arithmetic.md#the-cost).
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
 turns, medians, 8 GB at most; "out of memory": it asked for more than there is, at once):
