@@ -59,13 +59,25 @@ def test_a_last_bit_is_enough():
         grad(lambda w: total(hg.train(almost, w, RULE, 5)))(W)
 
 
+@pytest.mark.parametrize("recovery", [hg.Reversible(), hg.Stored(), hg.FloatReversal()], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [RULE, hg.HeavyBall(0.1, 0.9), hg.Nesterov(0.1, 0.9), hg.Adam(0.1), hg.RMSProp(0.1)]
+)
 @pytest.mark.parametrize("bad", [onp.nan, onp.inf])
-def test_non_finite_gradient(bad):
+def test_non_finite_gradient(bad, rule, recovery):
+    """Named, whatever is done with it first; a callback does not get to see it."""
+    seen = []
+
     def broken(w, theta, t):
         return loss(w, theta, t) + (bad if t == 3 else 0.0) * w["W1"][1, 2]
 
-    with pytest.raises(hg.NonFiniteGradientError, match=r"weights\['W1'\]\[1, 2\].*iteration 3"):
-        hg.train(broken, W, RULE, 10)
+    def trained(callback=None):
+        return hg.train(broken, W, rule, 10, recovery=recovery, callback=callback)
+
+    for callback in (None, lambda step: seen.append(step.iteration)):
+        with pytest.raises(hg.NonFiniteGradientError, match=r"weights\['W1'\]\[1, 2\].*iteration 3"):
+            trained(callback)
+    assert seen == [0, 1, 2]
 
 
 def test_weights_out_of_range():

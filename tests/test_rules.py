@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import hypergrad as hg
 from hypergrad.adaptive import Adam, AdamW, RMSProp
 from hypergrad.kernels import NORMALIZED, SQUARED, Normalized
-from hypergrad.operations import Add, Blocks, Decay, Group
+from hypergrad.operations import Add, Blocks, Decay, Group, grouped, in_reverse
 from hypergrad.rules import HeavyBall, Nesterov
 from hypergrad.units import mean_units
 
@@ -227,6 +227,15 @@ def test_kernels_pull_back_what_autograd_does(kernel):
     d_coefficients = kernel.pullback(Blocks(ends, coefficients), inputs, cotangent, d_inputs)
     assert relative_error(onp.array(d_coefficients), true[0]) < 1e-13
     assert relative_error(d_inputs - before, true[1]) < 1e-13
+
+
+@pytest.mark.parametrize("rule", [hg.Momentum, *RULES])
+def test_groups_hold_all_operations_in_their_order(rule):
+    groups = grouped(rule.program)
+    assert tuple(operation for group in groups for operation in group if operation) == rule.program
+    undone = tuple(operation for group in in_reverse(groups) for operation in reversed(group) if operation)
+    assert undone == rule.program[::-1]
+    assert len(groups) < len(rule.program)
 
 
 @pytest.mark.parametrize("anew", [False, True])
