@@ -393,22 +393,40 @@ class Run:
         """
         decay, add, then = group
         plan = self._plan(group)
+        _, of_add, of_then = (_at(coefficients, t) for coefficients in plan.coefficients)
         reads_target = on_record and decay is not None and decay.factor in self.traced
-        before = self._float(group.target) if reads_target and not back else None
+        target_read = [self._float(group.target)] if reads_target and not back else []
         addend, inputs = None, ()
         if add is not None:
             inputs = self._read(add, t, with_pullback)
-            coefficients = _at(plan.coefficients[1], t)
-            addend = add.values(Blocks(plan.ends, coefficients), _vectors(inputs)), coefficients[0]
-        wanted = next_target != group.target or (then is not None and on_record)
-        floats = np.empty(self.layout.size) if wanted else None
-        other = None
+            addend = add.values(Blocks(plan.ends, of_add), _vectors(inputs)), of_add[0]
+        ratios = None if plan.ratios is None else plan.ratios[t if len(plan.ratios) > 1 else 0]
+        is_read = next_target != group.target or (then is not None and on_record)
+        floats = np.empty(self.layout.size) if is_read else None
+        further = None
         if then is not None:
             out = np.empty(self.layout.size) if next_target != then.target else None
-            other = Then(self.states[then.target], _at(plan.coefficients[2], t)[0], out)
-        ratios = None if plan.ratios is None else plan.ratios[t if len(plan.ratios) > 1 else 0]
+            further = Then(self.states[then.target], of_then[0], out)
+            self.floats[then.target] = out
+        self._change(group.target, Change(ratios, addend, plan.ends, back, floats, further), inputs, t)
+        self.floats[group.target] = floats
+        if "w" in group.targets:
+            self.gradient_at_hand = None
+        if not on_record:
+            return []
+        if reads_target and back:
+            target_read = [self._float(group.target)]
+        read = target_read, inputs, [floats]  # by decay, add and then
+        return [
+            Entry(operation, tuple(x))
+            for operation, x in zip(group, read, strict=True)
+            if operation is not None
+        ]
+
+    def _change(self, name: str, change: Change, inputs: tuple[Vector | Gradient, ...], t: int) -> None:
+        """Change the state; inputs: what the addition has read."""
         try:
-            self.states[group.target].change(Change(ratios, addend, plan.ends, back, floats, other))
+            self.states[name].change(change)
         except FixedPointRangeError as error:
             for x in inputs:
                 if isinstance(x, Gradient):  # what is not finite is refused: no need to look for it before
@@ -418,19 +436,6 @@ class Run:
             raise FixedPointRangeError(
                 f"{where} at iteration {t}: {error}; {self.rule.advice(name)}", error.index
             ) from error
-        self.floats[group.target] = floats
-        if other is not None:
-            self.floats[then.target] = other.out
-        if "w" in group.targets:
-            self.gradient_at_hand = None
-        tape = []
-        if on_record:
-            if decay is not None:
-                after = self._float(group.target) if reads_target and back else before
-                tape.append(Entry(decay, (after,) if reads_target else ()))
-            tape += [Entry(add, inputs)] if add is not None else []
-            tape += [Entry(then, (floats,))] if then is not None else []
-        return tape
 
     def _read(self, add: Add, t: int, with_pullback: bool) -> tuple[Vector | Gradient, ...]:
         """What the operation reads of the present states."""
@@ -460,9 +465,9 @@ class Run:
             else:
                 ends = np.array([self.layout.size])
             coefficients = [
-                []
-                if operation is None
-                else [_for_blocks(self.coefficients[name], len(ends)) for name in operation.coefficients]
+                [_for_blocks(self.coefficients[name], len(ends)) for name in operation.coefficients]
+                if operation is not None
+                else []
                 for operation in group
             ]
             ratios = None
