@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hypergrad.exact_rep import BitStore, Change, FixedPointRangeError, Then, spread
+from hypergrad.exact_rep import BitStore, Change, FixedPointRangeError, first_not_finite, spread
 from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
@@ -136,26 +136,24 @@ class _Floats:
         pass
 
     def change(self, change: Change) -> _Floats:
-        parts = [(self._multiply, change.ratios), (self._add, change.addend), (self._then, change.then)]
-        for part, what in reversed(parts) if change.back else parts:
-            if what is not None:
-                part(what, change)
+        parts = [self._multiply, self._add, lambda change: change.go_on(self)]
+        for part in reversed(parts) if change.back else parts:
+            part(change)
         if change.out is not None:
             change.out[:] = self.floats
         return self
 
-    def _then(self, then: Then, change: Change) -> None:
-        numbers, factors, out = then
-        numbers.change(Change(None, (self.val, factors), change.ends, change.back, out))
+    def _multiply(self, change: Change) -> None:
+        if change.ratios is not None:
+            n, d = change.ratios[::-1] if change.back else change.ratios
+            self.floats *= spread((n / d).astype(self.floats.dtype), change.ends)
 
-    def _multiply(self, ratios: NDArray[np.int64], change: Change) -> None:
-        n, d = ratios[::-1] if change.back else ratios
-        self.floats *= spread((n / d).astype(self.floats.dtype), change.ends)
-
-    def _add(self, addend: tuple[Vector, NDArray[np.float64]], change: Change) -> None:
-        values, factors = addend
-        if not np.all(np.isfinite(values)):
-            index = int(np.argmin(np.isfinite(values)))
+    def _add(self, change: Change) -> None:
+        if change.addend is None:
+            return
+        values, factors = change.addend
+        index = first_not_finite(values)
+        if index is not None:
             raise FixedPointRangeError(f"{values[index]} at position {index} can't be added", index, self)
         sign = -1.0 if change.back else 1.0
         self.floats += (sign * spread(factors, change.ends) * values).astype(self.floats.dtype)

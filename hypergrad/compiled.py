@@ -24,7 +24,6 @@ __all__ = [
     "DONE",
     "MOVE",
     "REFUSED",
-    "accumulate",
     "change",
     "change_adjoint",
     "log2",
@@ -140,16 +139,19 @@ def to_ratios(factors: Floats, bits: int, most: float, least_power: float, ratio
 
 
 @_compiled
-def moves(totals: Integers, depths: Integers, marks: Integers, words: Integers) -> None:
-    """words <- how many must leave heads, or, below 0, return, where digits amount to totals, words included."""
-    for j in range(totals.size):
-        words[j] = _words(totals[j], depths[j], marks)
+def moves(
+    levels: Integers, depths: Integers, log_n: Integers, log_d: Integers, marks: Integers, words: Integers
+) -> None:
+    """words <- how many must leave heads, or, below 0, return, for a push of d and a pop of n."""
+    for j in range(levels.size):
+        words[j] = _words(levels[j], depths[j], log_n[j], log_d[j], marks)
 
 
 @_compiled
-def _words(total: int, depth: int, marks: Integers) -> int:
+def _words(level: int, depth: int, log_n: int, log_d: int, marks: Integers) -> int:
     """As `hypergrad.exact_rep.BitStore` says: by what the digits in the head and in the words below amount to."""
-    full, empty, word = marks[0], marks[1], marks[2]
+    full, empty, word, digit = marks[0], marks[1], marks[2], marks[3]
+    total = level + log_d + max(digit - max(log_n, log_d), 0) + depth * word
     return max((total - full) // word, min((total - empty) // word, 0)) - depth
 
 
@@ -364,15 +366,15 @@ def _pass(
                 floats = scratch[: part.stop - start]
                 if goes_on:
                     to_floats(x[part], resolution, floats)
-                    y_found = accumulate(y[part], floats, -y_factor, y_bound, y_resolution, y_out[part])
+                    y_found = _accumulate(y[part], floats, -y_factor, y_bound, y_resolution, y_out[part])
                 if adds:
                     sums = none if multiplies else out[part]
-                    found = accumulate(x[part], values[part], -factor, bound, resolution, sums)
+                    found = _accumulate(x[part], values[part], -factor, bound, resolution, sums)
                 if checked and (max(found, y_found) == _LAST or not found < most):
                     if adds:
-                        accumulate(x[part], values[part], factor, math.inf, resolution, none)
+                        _accumulate(x[part], values[part], factor, math.inf, resolution, none)
                     if goes_on:
-                        accumulate(y[part], floats, y_factor, math.inf, y_resolution, none)
+                        _accumulate(y[part], floats, y_factor, math.inf, y_resolution, none)
                     return start, 0, 0
                 if multiplies:
                     multiply(x[part], head[part], ratios[1, j], ratios[0, j])
@@ -383,11 +385,11 @@ def _pass(
                 if multiplies:
                     multiply(x[part], head[part], ratios[0, j], ratios[1, j])
                 if adds:
-                    found = accumulate(x[part], values[part], factor, bound, resolution, floats)
+                    found = _accumulate(x[part], values[part], factor, bound, resolution, floats)
                 elif floats.size > 0:
                     to_floats(x[part], resolution, floats)
                 if goes_on:
-                    y_found = accumulate(y[part], floats, y_factor, y_bound, y_resolution, y_out[part])
+                    y_found = _accumulate(y[part], floats, y_factor, y_bound, y_resolution, y_out[part])
                 if checked and max(found, y_found) == _LAST:
                     return part.stop, 0, 0
             largest, y_largest = max(largest, found), max(y_largest, y_found)
@@ -403,9 +405,7 @@ def _settle(
     for j in range(levels.size):
         log_n, log_d = _log2(n[j]), _log2(d[j])
         growth[j] = log_d - log_n
-        largest = max(log_n, log_d)
-        total = levels[j] + log_d + max(marks[3] - largest, 0) + depths[j] * marks[2]
-        words[j] = _words(total, depths[j], marks)
+        words[j] = _words(levels[j], depths[j], log_n, log_d, marks)
         moving |= words[j]
     if moving == 0:
         for j in range(levels.size):
@@ -424,7 +424,7 @@ def multiply(x: Integers, head: Integers, n: int, d: int) -> None:
 
 
 @_compiled
-def accumulate(
+def _accumulate(
     x: Integers, values: Floats, factor: float, bound: float, resolution: float, out: Floats
 ) -> int:
     """x <- x + factor * values, rounded to the nearest integer, to the even one of two; out <- x * resolution.
@@ -451,7 +451,7 @@ def _are_small(values: Floats, factor: float) -> bool:
 
 @_compiled
 def _add_small(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
-    """`accumulate`, where no sum or product can be too large."""
+    """`_accumulate`, where no sum or product can be too large."""
     largest = 0
     for i in range(x.size):
         total = x[i] + _small_to_integer(factor * values[i])
@@ -464,7 +464,7 @@ def _add_small(x: Integers, values: Floats, factor: float, resolution: float, ou
 
 @_compiled
 def _add(x: Integers, values: Floats, factor: float, resolution: float, out: Floats | None) -> int:
-    """`accumulate`, whatever the values are."""
+    """`_accumulate`, whatever the values are."""
     largest, outside = 0, 0
     for i in range(x.size):
         change = factor * values[i]

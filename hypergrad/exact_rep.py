@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,7 @@ __all__ = [
     "Then",
     "as_ratio",
     "as_ratios",
+    "first_not_finite",
     "round_to_lattice",
     "spread",
 ]
@@ -235,12 +236,11 @@ class BitStore:
         """
         if self._head is None:
             self._head = np.zeros(self._length, np.int64)
-        room = np.maximum(_DIGIT - np.maximum(log_n, log_d), 0)
-        totals = self._level + log_d + room + self._depth * _WORD
-        if totals.size > self._level.size:
+        if max(np.size(log_n), np.size(log_d)) > self._level.size:
             self._make_individual()
-        words = np.empty(totals.size, np.int64)
-        loops.moves(totals, self._depth, _MARKS, words)
+        logs = (np.full(self._level.size, log, np.int64) for log in (log_n, log_d))
+        words = np.empty(self._level.size, np.int64)
+        loops.moves(self._level, self._depth, *logs, _MARKS, words)
         if words.size == 1:
             self._move(words[0])
         else:
@@ -353,6 +353,13 @@ class Change(NamedTuple):
     back: bool = False
     out: NDArray[np.float64] | None = None
     then: Then | None = None
+
+    def go_on(self, result: Any) -> None:
+        """Make what `then` says, if anything, as a change of its own; result: the numbers that are added."""
+        if self.then is not None:
+            numbers, factors, out = self.then
+            addend = result.val.reshape(-1), factors
+            numbers.change(Change(addend=addend, ends=self.ends, back=self.back, out=out))
 
 
 class ExactRep:
@@ -542,7 +549,7 @@ class ExactRep:
         alone = Change(ends=change.ends, back=change.back)
         parts = [alone._replace(ratios=change.ratios), alone._replace(addend=change.addend)]
         if change.back:
-            self._then(change)
+            change.go_on(self)
             parts.reverse()
         for part in parts:
             if part.ratios is not None or part.addend is not None:
@@ -550,14 +557,8 @@ class ExactRep:
         if change.out is not None:
             loops.to_floats(self._flat, 2.0**-self.radix_bits, change.out)
         if not change.back:
-            self._then(change)
+            change.go_on(self)
         return self
-
-    def _then(self, change: Change) -> None:
-        if change.then is not None:
-            numbers, factors, out = change.then
-            values = self.val.reshape(-1)
-            numbers.change(Change(addend=(values, factors), ends=change.ends, back=change.back, out=out))
 
     def _reach(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> float:
         """A bound of |intrep| once it is multiplied by n / d, (elements,); raises where that is too much."""
@@ -586,8 +587,8 @@ class ExactRep:
         values, factors = change.addend
         with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
             changes = (-1.0 if change.back else 1.0) * spread(factors, change.ends) * values
-        if not np.all(np.isfinite(changes)):
-            index = int(np.argmin(np.isfinite(changes)))
+        index = first_not_finite(changes)
+        if index is not None:
             raise FixedPointRangeError(
                 f"{changes[index]} at position {index} can't be held in fixed point", index, self
             )
@@ -598,6 +599,12 @@ class ExactRep:
             index,
             self,
         )
+
+
+def first_not_finite(values: NDArray[np.float64]) -> int | None:
+    """The position of the first entry that is NaN or infinite, if there is one; values: (elements,)."""
+    finite = np.isfinite(values)
+    return None if finite.all() else int(np.argmin(finite))
 
 
 def spread(factors: NDArray, ends: NDArray[np.int64]) -> NDArray:

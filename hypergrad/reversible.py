@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios
+from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios, first_not_finite
 from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
@@ -238,6 +238,7 @@ class Run:
         }
         self.plans: dict[int, _Plan] = {}  # by id of the group
         self._check_coefficients()
+        self.ratios = {factor: _ratios(self.coefficients[factor]) for factor in self._factors()}
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
         self.rows: dict[int, list[tuple[int, str]]] = {}  # of the outputs noted after so many updates
@@ -472,9 +473,7 @@ class Run:
             ]
             ratios = None
             if group.decay is not None:
-                (factors,) = coefficients[0]
-                ratios = as_ratios(factors.reshape(-1)).reshape(2, *factors.shape)
-                ratios = np.ascontiguousarray(ratios.transpose(1, 0, 2))
+                ratios = _for_blocks(self.ratios[group.decay.factor], len(ends))
             found = self.plans[id(group)] = _Plan(ends, ratios, coefficients)
         return found
 
@@ -566,8 +565,8 @@ class Gradient:
 
     def check(self, run: Run) -> None:
         """Raise NonFiniteGradientError if it is not finite."""
-        if not np.all(np.isfinite(self.value)):
-            index = int(np.argmin(np.isfinite(self.value)))
+        index = first_not_finite(self.value)
+        if index is not None:
             raise NonFiniteGradientError(
                 f"the gradient of the training loss with respect to {run.layout.locate(index)} is "
                 f"{self.value[index]} at iteration {self.t}; look at the loss there, or lower the step size"
@@ -590,9 +589,15 @@ class _Plan(NamedTuple):
     coefficients: list[list[NDArray[np.float64]]]
 
 
-def _for_blocks(coefficient: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """The coefficient, (1 or num_steps, 1 or count), for so many blocks."""
-    return coefficient.repeat(count, axis=1) if coefficient.shape[1] < count else coefficient
+def _ratios(factors: NDArray[np.float64]) -> NDArray[np.int64]:
+    """n and d of factors, (1 or num_steps, columns): (1 or num_steps, 2, columns)."""
+    ratios = as_ratios(factors.reshape(-1)).reshape(2, *factors.shape)
+    return np.ascontiguousarray(ratios.transpose(1, 0, 2))
+
+
+def _for_blocks(values: NDArray, count: int) -> NDArray:
+    """Values for so many blocks, (..., count), of those for all or for each of them, (..., 1 or count)."""
+    return values.repeat(count, axis=-1) if values.shape[-1] < count else values
 
 
 def _at(coefficients: Sequence[NDArray[np.float64]], t: int) -> list[NDArray[np.float64]]:
