@@ -253,24 +253,32 @@ class Reversal(Memory):
 
 @dataclass(frozen=True)
 class Stored(Recovery):
-    """Keep what every step read: the reference to test against, in memory O(weights x steps)."""
+    """Keep what every step read: the reference to test against, in memory O(weights x steps).
+
+    pullbacks: whether to keep the gradients as well, with all that their pullbacks use (activations, minibatches),
+        rather than to take them again on the way back: the fastest recovery, and the one that takes most memory.
+    """
+
+    pullbacks: bool = False
 
     def start(self, run: Run) -> _Tapes:
         """The memory of one run."""
-        return _Tapes()
+        return _Tapes(run, self.pullbacks)
 
 
 class _Tapes(Memory):
-    """What each step read, but for the gradients' values, which are evaluated again on the way back."""
+    """What each step read; without pullbacks gradients are evaluated again on the way back."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: Run, pullbacks: bool) -> None:
+        self.pullbacks = pullbacks
+        self.step = NoMemory(run).advance
         self.tapes: dict[int, Tape] = {}
 
     def advance(self, run: Run, t: int) -> None:
-        self.tapes[t] = run.forward_step(t)
+        self.tapes[t] = self.step(run, t, self.pullbacks, on_record=True)
 
     def recall(self, run: Run, t: int) -> Tape:
-        return self.tapes[t]
+        return self.tapes.pop(t)
 
 
 class NoMemory(Memory):

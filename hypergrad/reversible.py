@@ -220,7 +220,6 @@ class Run:
         self.coefficient_names = coefficient_names
         self.num_steps = num_steps
         self.recovery = recovery
-        self.wants_theta = False
         self.complete = False  # whether the states are those after the last step
         self.floats: dict[str, Vector | None] = {}  # the states as floats, where they are known
         self.gradient_at_hand: Gradient | None = None  # likewise, until the weights change
@@ -268,7 +267,6 @@ class Run:
     def backward(self, argnums: tuple[int, ...], cotangents: NDArray[np.float64]) -> tuple:
         """The backward loop (Algorithm 2): the cotangents of the arguments of `forward` numbered argnums."""
         wanted = [self.argument_names[argnum] for argnum in argnums]
-        self.wants_theta = "theta" in wanted and self.theta_layout.size > 0
         if not self.complete:  # a backward pass uses the states up
             self._train(np.empty_like(cotangents))
         self.complete = False
@@ -375,7 +373,7 @@ class Run:
             return
         products = gradient.pullback(d_gradient)
         d["w"] += products[: self.layout.size]
-        if self.wants_theta:
+        if "theta" in d:
             d["theta"] += products[self.layout.size :]
         gradient.forget()
 
@@ -485,6 +483,11 @@ class Run:
         gradient.evaluate(self, with_pullback=False)
         gradient.check(self)
         return float(np.max(np.abs(gradient.value), initial=0.0))
+
+    @property
+    def wants_theta(self) -> bool:
+        """Whether pullbacks of gradients go on to theta."""
+        return "theta" in self.traced and self.theta_layout.size > 0
 
     @property
     def only_shrinks(self) -> bool:

@@ -18,6 +18,7 @@ from hypergrad.reversible import Run
 
 EXACT = [
     hg.Stored(),
+    hg.Stored(pullbacks=True),
     hg.Checkpointed(),
     hg.Checkpointed(every=1),
     hg.Checkpointed(every=7),
@@ -55,7 +56,11 @@ def test_exact_recoveries_agree_to_the_last_bit(problem, recovery):
     onp.testing.assert_array_equal(flatten(momentum_gradient(problem, recovery))[0], expected)
 
 
-@pytest.mark.parametrize("recovery", [hg.Stored(), hg.Checkpointed(), hg.Checkpointed(budget=3)], ids=repr)
+@pytest.mark.parametrize(
+    "recovery",
+    [hg.Stored(), hg.Stored(pullbacks=True), hg.Checkpointed(), hg.Checkpointed(budget=3)],
+    ids=repr,
+)
 @pytest.mark.parametrize("kind", RULES)
 def test_exact_recoveries_agree_for_every_rule(problem, kind, recovery):
     hypers = make_rule_hypers(kind, problem)
@@ -83,7 +88,9 @@ def test_any_spacing_and_budget_agree(num_steps, every, budget, decay):
 
 
 @pytest.mark.parametrize(
-    "recovery", [hg.Checkpointed(), hg.Checkpointed(budget=4), hg.Truncated(T)], ids=repr
+    "recovery",
+    [hg.Stored(pullbacks=True), hg.Checkpointed(), hg.Checkpointed(budget=4), hg.Truncated(T)],
+    ids=repr,
 )
 def test_second_backward_pass_and_outputs_along_the_way(problem, recovery):
     """A Jacobian runs several backward passes; kept weights have cotangents of their own."""
@@ -99,6 +106,21 @@ def test_second_backward_pass_and_outputs_along_the_way(problem, recovery):
     found, expected = (jacobian(lambda s, h=how: outputs(s, h))(0.1) for how in (recovery, hg.Reversible()))
     assert expected.shape == (5,)
     onp.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("recovery", "evaluations"), [(hg.Stored(pullbacks=True), 7), (hg.Stored(), 14)])
+def test_kept_pullbacks_spare_a_second_evaluation_of_each_gradient(recovery, evaluations):
+    seen = []
+
+    def loss(w, theta, t):
+        seen.append(t)
+        return quadratic(w, theta, t)
+
+    def objective(w):
+        return np.sum(hg.train(loss, w, hg.Momentum(0.05, 0.9, max_velocity=4.0), 7, 1.0, recovery))
+
+    grad(objective)(onp.array([0.3, -0.7]))
+    assert len(seen) == evaluations
 
 
 def most_snapshots(monkeypatch, recovery, num_steps):
