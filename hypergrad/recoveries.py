@@ -256,7 +256,7 @@ class Stored(Recovery):
     """Keep what every step read: the reference to test against, in memory O(weights x steps).
 
     pullbacks: whether to keep the gradients as well, with all that their pullbacks use (activations, minibatches),
-        rather than to take them again on the way back: the fastest recovery, and the one that takes most memory.
+        rather than to take them again on the way back.
     """
 
     pullbacks: bool = False
