@@ -313,7 +313,7 @@ class Run:
         """
         self.gradient_at_hand = None
         if self.callback is not None:
-            self.callback(self._report(t))
+            self.callback(self._report(t, with_pullback))
         tape = []
         for group, following in _with_following(self.groups):
             tape += self._carry_out(group, following.target, t, False, with_pullback, on_record)
@@ -541,8 +541,8 @@ class Run:
                 when = f" at iteration {t}" if len(values) > 1 else ""
                 raise CoefficientRangeError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
 
-    def _report(self, t: int) -> Step:
-        gradient = self._present_gradient(t, with_pullback=False)
+    def _report(self, t: int, with_pullback: bool) -> Step:
+        gradient = self._present_gradient(t, with_pullback)
         gradient.check(self)
         unflatten = self.layout.unflatten
         state = {name: unflatten(self._float(name).copy()) for name in self.rule.states}

@@ -108,8 +108,9 @@ def test_second_backward_pass_and_outputs_along_the_way(problem, recovery):
     onp.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("callback", [None, lambda step: None], ids=["silent", "callback"])
 @pytest.mark.parametrize(("recovery", "evaluations"), [(hg.Stored(pullbacks=True), 7), (hg.Stored(), 14)])
-def test_kept_pullbacks_spare_a_second_evaluation_of_each_gradient(recovery, evaluations):
+def test_kept_pullbacks_spare_a_second_evaluation_of_each_gradient(recovery, evaluations, callback):
     seen = []
 
     def loss(w, theta, t):
@@ -117,7 +118,7 @@ def test_kept_pullbacks_spare_a_second_evaluation_of_each_gradient(recovery, eva
         return quadratic(w, theta, t)
 
     def objective(w):
-        return np.sum(hg.train(loss, w, hg.Momentum(0.05, 0.9, max_velocity=4.0), 7, 1.0, recovery))
+        return np.sum(hg.train(loss, w, hg.Momentum(0.05, 0.9, max_velocity=4.0), 7, 1.0, recovery, callback))
 
     grad(objective)(onp.array([0.3, -0.7]))
     assert len(seen) == evaluations
