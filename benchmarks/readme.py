@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common import verdict
 from benchmarks.cost import EXACT_PARTS, GOAL_EXACT
-from benchmarks.peers import OURS, TOLERANCE, beside_jax, with_verdicts
+from benchmarks.peers import OURS, TOLERANCE, beside_jax, with_verdicts, worst_difference
 from benchmarks.scale import GOAL_BYTES
 
 RESULTS = Path(__file__).parent / "results"
@@ -115,13 +115,7 @@ def peers_goals() -> str:
         for T, times, memory in beside_jax(results, i):
             less = f"{1.0 / memory:,.0f} times less memory, reversed"
             lines.append(f"{network}, T = {T:,}: {with_verdicts(times)}; {less}")
-    worst = max(
-        found["difference"]
-        for rows in results["measured"].values()
-        for row in rows
-        for found in row
-        if "difference" in found
-    )
+    worst = max(worst_difference(results, i) for i in range(len(results["networks"])))
     return (
         "Beside JAX with checkpointed steps, of its time (goal: no more than 1):\n\n- "
         + "\n- ".join(lines)

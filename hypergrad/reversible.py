@@ -392,7 +392,7 @@ class Run:
         """
         decay, add, then = group
         plan = self._plan(group)
-        _, of_add, of_then = (_at(coefficients, t) for coefficients in plan.coefficients)
+        of_add, of_then = (_at(coefficients, t) for coefficients in plan.coefficients[1:])
         reads_target = on_record and decay is not None and decay.factor in self.traced
         target_read = [self._float(group.target)] if reads_target and not back else []
         addend, inputs = None, ()
