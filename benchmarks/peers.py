@@ -13,8 +13,9 @@ the initial weights.
 
 Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, and
 the medians taken; where all are done within ten seconds, processes stay, and there are more turns.  Time is
-that of one hypergradient; left out are compilation, and the first one of each process, for which the system has
-to hand out memory (it is all there is where one takes more than a hundred seconds).  Memory is what the
+that of one hypergradient right after another, as an outer loop takes them; left out are compilation, and the first
+of each turn, for which the system has to hand out memory, or finds the processor asleep (where one takes more than
+a hundred seconds, it is all there is).  Memory is what the
 resident set has in addition to that before (with compilation: compiled programs lie there, too).  A process
 that takes more than the limit is stopped, and the table says so, as it does where one asks for more than there
 is.  Only peers that are installed are measured (benchmarks/requirements.txt).
@@ -263,21 +264,20 @@ def _flat(tree: Any) -> np.ndarray:
 
 
 def _measure(connection: Connection, config: Config, network: str, num_steps: int, name: str) -> None:
-    """Send seconds, bytes and the hypergradient, or that memory was refused; again for all that is received."""
+    """Send seconds, bytes and the hypergradient, or that memory was refused; anew for all that is received."""
     make = CONTENDERS[name].make
     make(make_problem(config, "first call", 2))()  # imports, and what else is done once
     problem = make_problem(config, network, num_steps)
     before = resident_memory()
     try:
         hypergradient = make(problem)
-        seconds, result = seconds_of(hypergradient)
-        if seconds < config.repeat_below:
-            seconds, _ = seconds_of(hypergradient)
-        measured = {"bytes": max(0, peak_memory() - before), "result": result}
         while True:
-            connection.send({"seconds": seconds, **measured})
+            seconds, result = seconds_of(hypergradient)
+            if seconds < config.repeat_below:
+                seconds, result = seconds_of(hypergradient)
+            used = max(0, peak_memory() - before)
+            connection.send({"seconds": seconds, "bytes": used, "result": result})
             connection.recv()
-            seconds, _ = seconds_of(hypergradient)
     except (MemoryError, RuntimeError) as error:
         if not _refused_memory(error):
             raise
