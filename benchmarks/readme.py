@@ -187,8 +187,8 @@ Exact arithmetic is compiled, a pass for what needs no gradient in between; [wha
 of its time is](docs/exact-arithmetic.md#the-cost).
 
 *Side by side* (`python -m benchmarks peers`; the library's own networks, double precision, a process each, in
-turns, medians, one call right after another, 8 GB at most; "out of memory": it asked for more than there is, at once;
-"stored": `recovery=Stored(pullbacks=True)`):
+turns, medians, one call right after another, 8 GB at most; "out of memory": it asked for more than there is, at
+once; "stored": `recovery=Stored(pullbacks=True)`):
 
 {peers()}
 

@@ -26,7 +26,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios, first_not_finite
+from hypergrad.exact_rep import (
+    MAX_FACTOR,
+    RADIX_BITS,
+    Change,
+    FixedPointRangeError,
+    Then,
+    as_ratios,
+    first_not_finite,
+)
 from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
@@ -77,9 +85,9 @@ def train(
     state of the rule, in the same memory.  No argument is changed.
 
     Raises TypeError for weights or theta that are not floats; ValueError for trees or schedules that do not
-    match, a dtype that is not one of floats, a loss that is no scalar; CoefficientRangeError for a decay <= 0;
-    FixedPointRangeError where a weight leaves +-2048; NonFiniteGradientError; and, on the way back, ReversalError
-    where the loss was not the same function.
+    match, a dtype that is not one of floats, a loss that is no scalar; CoefficientRangeError for a decay that is
+    not in 0 < decay <= 2**16; FixedPointRangeError where a weight leaves +-2048; NonFiniteGradientError; and, on
+    the way back, ReversalError where the loss was not the same function.
 
     Source: Maclaurin, Duvenaud and Adams (2015), Algorithms 1 to 3.
     """
@@ -533,8 +541,11 @@ class Run:
         for name, values in self.coefficients.items():
             bad, need = ~np.isfinite(values), "must be finite"
             if name in self._factors():
-                bad |= values <= 0
-                need = "must be above 2**-25 (multiplying by 0 forgets everything and can't be undone)"
+                bad |= (values <= 0) | (values > MAX_FACTOR)
+                need = (
+                    "must be above 2**-25 (multiplying by 0 forgets everything and can't be undone) "
+                    f"and at most {MAX_FACTOR}"
+                )
             if bad.any():
                 t, j = np.argwhere(bad)[0]
                 leaf = f" of {self.layout.paths[j]}" if values.shape[1] > 1 else ""

@@ -91,7 +91,7 @@ def test_weights_out_of_range():
         hg.train(lambda w, theta, t: 1e5 * w["b"][0] + np.sum(w["W1"]), W, RULE, 1)
 
 
-@pytest.mark.parametrize("decay", [0.0, -0.5, 1e-12])
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1e-12, 65537.0])
 def test_decay_that_can_not_be_inverted(decay):
     with pytest.raises(ValueError, match=r"decay must be above"):
         hg.train(loss, W, hg.Momentum(0.1, decay), 5)
