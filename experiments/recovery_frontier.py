@@ -2,9 +2,10 @@
 
 A 196-20-10 net on digits of 14 x 14 pixels is trained for longer and longer. The gradient of the validation
 loss with respect to all step sizes and decays, one a step, and the initial weights is taken by way of every
-recovery: from stored states, from snapshots, by running backwards exactly; and approximately, from the last
-steps alone, from a straight line, by running backwards in floats. Of each: the error against the stored
-trajectory, the peak of the memory that NumPy and Python allocate, and the time beside that of training.
+recovery: from stored states, with what the gradients' pullbacks use or without, from snapshots, by running
+backwards exactly; and approximately, from the last steps alone, from a straight line, by running backwards in
+floats. Of each: the error against the stored trajectory, the peak of the memory that NumPy and Python allocate,
+and the time beside that of training.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hypergrad.util import RandomState
 
 RECOVERIES: dict[str, Callable[[int], Any]] = {  # by name in the results, for a number of steps
     "stored": lambda num_steps: hg.Stored(),
+    "stored_pullbacks": lambda num_steps: hg.Stored(pullbacks=True),
     "checkpointed": lambda num_steps: hg.Checkpointed(),
     "checkpointed_10": lambda num_steps: hg.Checkpointed(budget=10),
     "reversible": lambda num_steps: hg.Reversible(),
@@ -39,6 +41,7 @@ RECOVERIES: dict[str, Callable[[int], Any]] = {  # by name in the results, for a
 }
 LABELS = (
     "Stored",
+    "With pullbacks",
     "Checkpointed",
     "Budget of 10",
     "Reversible",
@@ -47,7 +50,7 @@ LABELS = (
     "float64",
     "float32",
 )
-EXACT = ("stored", "checkpointed", "checkpointed_10", "reversible")
+EXACT = ("stored", "stored_pullbacks", "checkpointed", "checkpointed_10", "reversible")
 HYPERS = ("start", "log_step_sizes", "logit_decays")
 
 
@@ -174,7 +177,7 @@ def plot(results: dict[str, np.ndarray]) -> dict[str, Figure]:
         )
     axes[2].set(xscale="log", xlabel="Peak memory (MB)", ylabel=f"Time at {steps[-1]:,} (in trainings)")
     axes[2].set_ylim(0, None)
-    figure.legend(handles, LABELS, loc="outside upper center", ncols=4)
+    figure.legend(handles, LABELS, loc="outside upper center", ncols=5)
     return {"recovery_frontier": figure}
 
 
