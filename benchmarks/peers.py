@@ -14,11 +14,11 @@ the initial weights.
 Each measurement has a process of its own, in double precision, on all cores.  All are measured in turns, and
 the medians taken; where all are done within ten seconds, processes stay, and there are more turns.  Time is
 that of one hypergradient right after another, as an outer loop takes them; left out are compilation, and the first
-of each turn, for which the system has to hand out memory, or finds the processor asleep (where one takes more than
-a hundred seconds, it is all there is).  Memory is what the
-resident set has in addition to that before (with compilation: compiled programs lie there, too).  A process
-that takes more than the limit is stopped, and the table says so, as it does where one asks for more than there
-is.  Only peers that are installed are measured (benchmarks/requirements.txt).
+of each turn, which comes after a pause, or for which the system has to hand out memory (where one takes more than a
+hundred seconds, it is all there is).  Memory is what the resident set has in addition to that before (with
+compilation: compiled programs lie there, too).  A process that takes more than the limit is stopped, and the table
+says so, as it does where one asks for more than there is.  Only peers that are installed are measured
+(benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
