@@ -15,7 +15,7 @@ from experiments.common import RESULTS, Record, load_arrays
 
 LINE_LENGTH = 116
 README = RESULTS.parents[1] / "README.md"
-RECOVERIES = ("stored", "stored_pullbacks", "checkpointed", "reversible")  # those in the table of numbers
+RECOVERIES_SHOWN = ("stored", "stored_pullbacks", "checkpointed", "reversible")  # in the table of numbers
 
 
 class Picture(NamedTuple):
@@ -351,13 +351,13 @@ ROWS = [
         "Recoveries at 10,000 steps, peak memory: stored, with pullbacks, checkpointed, reversible",
         "–",
         "recovery_frontier",
-        lambda r: numbers([r[f"{k}_peak_bytes"][-1] / 1e6 for k in RECOVERIES], "{:,.1f}") + " MB",
+        lambda r: numbers([r[f"{k}_peak_bytes"][-1] / 1e6 for k in RECOVERIES_SHOWN], "{:,.1f}") + " MB",
     ),
     Row(
         "Recoveries at 10,000 steps, time of a hypergradient, in trainings without: the same four",
         "–",
         "recovery_frontier",
-        lambda r: numbers([r[f"{k}_time"][-1] for k in RECOVERIES], "{:.1f}"),
+        lambda r: numbers([r[f"{k}_time"][-1] for k in RECOVERIES_SHOWN], "{:.1f}"),
     ),
     Row(
         "Recoveries at 300 steps, error in step sizes' gradient: last fifth, straight line, float64 reversal",

@@ -60,7 +60,10 @@ _SAFE = 2.0**63 * (1 - 2.0**-40)  # bounds below this, computed in floats, are b
 
 
 class FixedPointRangeError(ValueError):
-    """A number that fixed point can't hold; `index` is the position of the first such element, in `numbers`."""
+    """A number that fixed point can't hold, or a factor that it can't be multiplied by.
+
+    index: the position of the first such element, in `numbers` or among the factors.
+    """
 
     def __init__(self, message: str, index: int, numbers: ExactRep | None = None) -> None:
         super().__init__(message)
@@ -621,14 +624,14 @@ def as_ratio(a: ArrayLike) -> tuple:
     """Integers n, d with n / d the multiple of 2**-24 nearest to a, in lowest terms where a is a scalar.
 
     A scalar power of two is taken as it is, down to 2**-40.
-    Raises ValueError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
+    Raises FixedPointRangeError where a is not finite, not positive, or not in 2**-25 < a <= 2**16.
     """
     factor = np.asarray(a, np.float64)
     if factor.ndim == 0:
         return tuple(as_ratios(factor.reshape(1))[:, 0].tolist())
     fits = (factor > _LEAST_FACTOR) & (factor <= MAX_FACTOR)  # False for NaN
     if not fits.all():
-        raise _refused_factor(factor[~fits][0])
+        raise _refused_factor(factor, int(np.argmin(fits)))
     return np.rint(factor * _LATTICE).astype(np.int64), _LATTICE
 
 
@@ -637,13 +640,15 @@ def as_ratios(factors: NDArray[np.float64]) -> NDArray[np.int64]:
     ratios = np.empty((2, factors.size), np.int64)
     wrong = loops.to_ratios(factors, FACTOR_BITS, MAX_FACTOR, 2.0**-MOST_BITS_AT_ONCE, ratios)
     if wrong >= 0:
-        raise _refused_factor(factors[wrong])
+        raise _refused_factor(factors, wrong)
     return ratios
 
 
-def _refused_factor(factor: float) -> ValueError:
-    return ValueError(
-        f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got {factor}"
+def _refused_factor(factors: NDArray[np.float64], index: int) -> FixedPointRangeError:
+    return FixedPointRangeError(
+        f"a factor must be above 2**-{FACTOR_BITS + 1}, to be invertible, and at most 2**16, got "
+        f"{factors.flat[index]}",
+        index,
     )
 
 

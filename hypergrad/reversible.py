@@ -19,22 +19,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
 from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import (
-    MAX_FACTOR,
-    RADIX_BITS,
-    Change,
-    FixedPointRangeError,
-    Then,
-    as_ratios,
-    first_not_finite,
-)
+from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios, first_not_finite
 from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
@@ -244,8 +236,11 @@ class Run:
             name: np.array(self.arguments[name], order="C") for name in self.coefficient_names
         }
         self.plans: dict[int, _Plan] = {}  # by id of the group
-        self._check_coefficients()
-        self.ratios = {factor: _ratios(self.coefficients[factor]) for factor in self._factors()}
+        for name, values in self.coefficients.items():
+            index = first_not_finite(values.reshape(-1))
+            if index is not None:
+                self._refuse_coefficient(name, index, "must be finite")
+        self.ratios = {factor: self._ratios(factor) for factor in self._factors()}
         self.radix_bits = self.rule.radix_bits(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
         self.rows: dict[int, list[tuple[int, str]]] = {}  # of the outputs noted after so many updates
@@ -537,20 +532,23 @@ class Run:
         """What messages call a state, or the part of it that is at `path` in the weights."""
         return path.replace("weights", "weights" if state == "w" else self.rule.states[state], 1)
 
-    def _check_coefficients(self) -> None:
-        for name, values in self.coefficients.items():
-            bad, need = ~np.isfinite(values), "must be finite"
-            if name in self._factors():
-                bad |= (values <= 0) | (values > MAX_FACTOR)
-                need = (
-                    "must be above 2**-25 (multiplying by 0 forgets everything and can't be undone) "
-                    f"and at most {MAX_FACTOR}"
-                )
-            if bad.any():
-                t, j = np.argwhere(bad)[0]
-                leaf = f" of {self.layout.paths[j]}" if values.shape[1] > 1 else ""
-                when = f" at iteration {t}" if len(values) > 1 else ""
-                raise CoefficientRangeError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
+    def _ratios(self, factor: str) -> NDArray[np.int64]:
+        """n and d of a factor, (1 or num_steps, 2, columns)."""
+        values = self.coefficients[factor]
+        try:
+            ratios = as_ratios(values.reshape(-1)).reshape(2, *values.shape)
+        except FixedPointRangeError as error:
+            need = "must be above 2**-25 (multiplying by 0 forgets everything and can't be undone), at most 2**16"
+            self._refuse_coefficient(factor, error.index, need)
+        return np.ascontiguousarray(ratios.transpose(1, 0, 2))
+
+    def _refuse_coefficient(self, name: str, index: int, need: str) -> NoReturn:
+        """Raise, for the entry of a coefficient that is at `index`, row by row."""
+        values = self.coefficients[name]
+        t, j = np.unravel_index(index, values.shape)
+        leaf = f" of {self.layout.paths[j]}" if values.shape[1] > 1 else ""
+        when = f" at iteration {t}" if len(values) > 1 else ""
+        raise CoefficientRangeError(f"{name}{leaf}{when} {need}, got {values[t, j]:g}")
 
     def _report(self, t: int, with_pullback: bool) -> Step:
         gradient = self._present_gradient(t, with_pullback)
@@ -601,12 +599,6 @@ class _Plan(NamedTuple):
     ends: NDArray[np.int64]
     ratios: NDArray[np.int64] | None
     coefficients: list[list[NDArray[np.float64]]]
-
-
-def _ratios(factors: NDArray[np.float64]) -> NDArray[np.int64]:
-    """n and d of factors, (1 or num_steps, columns): (1 or num_steps, 2, columns)."""
-    ratios = as_ratios(factors.reshape(-1)).reshape(2, *factors.shape)
-    return np.ascontiguousarray(ratios.transpose(1, 0, 2))
 
 
 def _for_blocks(values: NDArray, count: int) -> NDArray:

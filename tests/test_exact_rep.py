@@ -292,6 +292,14 @@ def test_smaller_powers_of_two_are_factors_too():
         as_ratio(2.0**-41)
 
 
+@pytest.mark.parametrize("ratios_of", [as_ratio, as_ratios])
+@pytest.mark.parametrize("factor", [0.0, 1e-12, 65537.0, np.nan])
+def test_position_of_a_factor_that_is_refused(ratios_of, factor):
+    with pytest.raises(FixedPointRangeError) as caught:
+        ratios_of(np.array([0.9, 0.5, factor, factor]))
+    assert caught.value.index == 2
+
+
 def test_scalars_and_matrices():
     x = ExactRep(1.5)
     assert x.val.shape == ()
