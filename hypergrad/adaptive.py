@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import autograd.numpy as np
 import numpy as onp
 
 from hypergrad.differentiation import rounded_factor, value_of
-from hypergrad.exact_rep import round_to_lattice
+from hypergrad.exact_rep import Precision, round_to_lattice
 from hypergrad.kernels import NORMALIZED, SQUARED
 from hypergrad.operations import Add, Decay, Program
 from hypergrad.rules import LEAK, ONE, Rule, Schedule
 from hypergrad.trees import Layout
-from hypergrad.units import LEAST_DECAY, mean_units
+from hypergrad.units import LEAST_DECAY, MeanUnits, mean_units
 
 __all__ = ["Adam", "AdamW", "RMSProp"]
 
-HEADROOM = 2.0**8  # how far gradients may grow over the largest at the start
+HEADROOM = 2.0**8  # how far gradients may grow over the largest at the start, at least
+BITS_BELOW_EPSILON = 24  # of roots of second moments, where that leaves room enough
 MOST_BITS = 200  # so that all scales are ordinary floats
 
 
@@ -70,13 +71,13 @@ class RMSProp(Rule):
     def __post_init__(self) -> None:
         _check_max_gradient(self.max_gradient)
 
-    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
-        """As many as leave room for max_gradient."""
-        return {"u": _moment_bits(self, largest_gradient, {"u": self.second_moment})["u"]}
+    def precisions(self, largest_gradient: Callable[[], float]) -> Mapping[str, Precision]:
+        """As fine as leaves room for max_gradient."""
+        return {"u": _precisions(self, largest_gradient, {"u": self.second_moment})["u"]}
 
-    def advice(self, state: str) -> str:
+    def advice(self, state: str, too_small: bool = False) -> str:
         """For the moments, to give them room."""
-        return _advice(self, state) or Rule.advice(self, state)
+        return _advice(self, state, too_small) or Rule.advice(self, state)
 
     def initial(self) -> Mapping[str, Any]:
         """The initial second moment and velocity."""
@@ -85,9 +86,8 @@ class RMSProp(Rule):
 
     def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
         """Those of g / (unit * (sqrt(U) + epsilon / unit)), with unit**2 that of u = unit**2 * U."""
-        _check_decay(self.decay, "decay")
         _check_epsilon(self.epsilon)
-        u = mean_units(schedule(self.decay, "decay"), num_steps, self.second_moment is None)
+        u = self._units(schedule, num_steps)
         unit = np.sqrt(u.unit)
         return {
             "halving of u": u.halving,
@@ -98,6 +98,14 @@ class RMSProp(Rule):
             "-step_size": -schedule(self.step_size, "step_size"),
         }
 
+    def units(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
+        """That of the second moment."""
+        return {"u": self._units(schedule, num_steps).unit}
+
+    def _units(self, schedule: Schedule, num_steps: int) -> MeanUnits:
+        _check_decay(self.decay, "decay")
+        return mean_units(schedule(self.decay, "decay"), num_steps, self.second_moment is None)
+
 
 @dataclass(frozen=True)
 class Adam(Rule):
@@ -106,8 +114,8 @@ class Adam(Rule):
         m <- beta1 * m + (1 - beta1) * g;    u <- beta2 * u + (1 - beta2) * g**2
         w <- w - step_size * (m / c1) / (sqrt(u / c2) + epsilon)
 
-    where c1 = 1 - (product of beta1 over the steps so far), that is 1 - beta1**(t + 1) if it is constant, and c2
-    the same of beta2.
+    where c1 = 1 - (product of beta1 over the steps so far), that is 1 - beta1**(first_step + t + 1) if it is
+    constant, and c2 the same of beta2.
 
     step_size: alpha, in units of the weights.
     beta1, beta2: at least 2**-24 and below 1.  With beta1 = 0, w would be moved by the gradient at w itself, and
@@ -116,8 +124,19 @@ class Adam(Rule):
     first_moment, second_moment: the initial m and u >= 0, trees like the weights; zero by default.
     max_gradient: the moments have room for gradients up to about this size, and raise FixedPointRangeError
         beyond it.  By default 256 times the largest entry of the gradient (and of the initial moments) at the
-        start.  As u has 63 bits, a squared gradient is held to one part in (2**31 * |g| / max_gradient)**2: at the
-        default, to 1e-8 for entries of a thousandth of the largest, to 1e-6 for a ten-thousandth.
+        start, and 2**36 times epsilon where that is more.  The moments have 123 bits (wide_rep.py): beside a
+        float64 Adam, the step is right to 1e-6 of a step size for gradients down to 1e-14 of the largest, and
+        however small they are where max_gradient is below 1e12 * epsilon; where it might not be,
+        FixedPointRangeError names the entry.
+    first_step: how many steps were done before, in a run whose moments this one takes up:
+
+            first = train(loss, w, Adam(0.01), 500, return_state=True)
+            m, u = first.state["m"], first.state["u"]
+            w = train(lambda w, theta, t: loss(w, theta, t + 500), first.weights,
+                      Adam(0.01, first_moment=m, second_moment=u, first_step=500), 500)
+
+        Schedules of beta1 and beta2, if they are any, must then be those of the whole run, (first_step +
+        num_steps,), as the corrections depend on all of them.  Derivatives go through the seam.
 
     Source: Kingma and Ba 2015, Algorithm 1; torch.optim.Adam.
     """
@@ -129,6 +148,7 @@ class Adam(Rule):
     first_moment: Any = None
     second_moment: Any = None
     max_gradient: float | None = None
+    first_step: int = field(default=0, kw_only=True)
 
     states: ClassVar[Mapping[str, str]] = {"m": "first moment", "u": "second moment"}
     program: ClassVar[Program] = (
@@ -141,14 +161,15 @@ class Adam(Rule):
 
     def __post_init__(self) -> None:
         _check_max_gradient(self.max_gradient)
+        _check_first_step(self.first_step)
 
-    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
-        """As many as leave room for max_gradient."""
-        return _moment_bits(self, largest_gradient, {"m": self.first_moment, "u": self.second_moment})
+    def precisions(self, largest_gradient: Callable[[], float]) -> Mapping[str, Precision]:
+        """As fine as leaves room for max_gradient."""
+        return _precisions(self, largest_gradient, {"m": self.first_moment, "u": self.second_moment})
 
-    def advice(self, state: str) -> str:
+    def advice(self, state: str, too_small: bool = False) -> str:
         """For the moments, to give them room."""
-        return _advice(self, state) or Rule.advice(self, state)
+        return _advice(self, state, too_small) or Rule.advice(self, state)
 
     def initial(self) -> Mapping[str, Any]:
         """The initial moments."""
@@ -157,11 +178,8 @@ class Adam(Rule):
 
     def coefficients(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
         """Those of step_size * m / (unit * (sqrt(U) + epsilon / unit)), with unit**2 that of u / c2."""
-        _check_decay(self.beta1, "beta1")
-        _check_decay(self.beta2, "beta2")
         _check_epsilon(self.epsilon)
-        m = mean_units(schedule(self.beta1, "beta1"), num_steps, self.first_moment is None)
-        u = mean_units(schedule(self.beta2, "beta2"), num_steps, self.second_moment is None)
+        m, u = self._units(schedule, num_steps)
         unit = np.sqrt(u.corrected)
         return {
             "halving of m": m.halving,
@@ -171,6 +189,20 @@ class Adam(Rule):
             "-step_size / unit": -schedule(self.step_size, "step_size") * m.corrected / unit,
             "epsilon / unit": schedule(self.epsilon, "epsilon") / unit,
         }
+
+    def units(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
+        """Those of both moments."""
+        m, u = self._units(schedule, num_steps)
+        return {"m": m.unit, "u": u.unit}
+
+    def _units(self, schedule: Schedule, num_steps: int) -> tuple[MeanUnits, MeanUnits]:
+        _check_decay(self.beta1, "beta1")
+        _check_decay(self.beta2, "beta2")
+        before = self.first_step
+        return (
+            mean_units(schedule(self.beta1, "beta1", before), num_steps, self.first_moment is None, before),
+            mean_units(schedule(self.beta2, "beta2", before), num_steps, self.second_moment is None, before),
+        )
 
 
 @dataclass(frozen=True)
@@ -215,27 +247,37 @@ def _rounded_together(factors: onp.ndarray) -> onp.ndarray:
     return rounded
 
 
-def _moment_bits(
+def _precisions(
     rule: RMSProp | Adam, largest_gradient: Callable[[], float], initial: Mapping[str, Any]
-) -> dict[str, int]:
-    """Radixes of the moments: with units in (1/2, 1], stored numbers reach twice what they stand for."""
+) -> dict[str, Precision]:
+    """Those of the moments: with units in (1/2, 1], stored numbers reach twice what they stand for."""
     room = rule.max_gradient
     if room is None:
         sizes = [largest_gradient()]
         for name, value in initial.items():
-            if value is not None:
-                flat = value_of(Layout(value, rule.states[name]).flatten(value))
-                size = float(onp.max(onp.abs(flat), initial=0.0))
-                sizes.append(math.sqrt(size) if name == "u" else size)
-        room = HEADROOM * (max(sizes) or 1.0)
+            size = float(onp.max(onp.abs(_plain(value, rule.states[name])), initial=0.0))
+            sizes.append(math.sqrt(size) if name == "u" else size)
+        least = float(onp.min(_plain(rule.epsilon, "epsilon"), initial=1.0))
+        room = max(HEADROOM * (max(sizes) or 1.0), least * 2.0 ** (61 - BITS_BELOW_EPSILON - 1))
     bits = min(max(math.ceil(math.log2(room)), -MOST_BITS), MOST_BITS)
-    return {"m": 62 - bits, "u": 62 - 2 * bits}
+    return {"m": Precision(122 - bits, 2), "u": Precision(122 - 2 * bits, 2)}
 
 
-def _advice(rule: RMSProp | Adam, state: str) -> str | None:
-    if rule.states.get(state, "").endswith("moment"):
-        return f"set max_gradient, here {rule.max_gradient}, to more than the largest gradient there will be"
-    return None
+def _advice(rule: RMSProp | Adam, state: str, too_small: bool) -> str | None:
+    if not rule.states.get(state, "").endswith("moment"):
+        return None
+    if too_small:
+        return (
+            f"set max_gradient, here {rule.max_gradient}, to little more than the largest gradient there will be, "
+            "or epsilon to more"
+        )
+    return f"set max_gradient, here {rule.max_gradient}, to more than the largest gradient there will be"
+
+
+def _plain(tree: Any, name: str) -> onp.ndarray:
+    """The leaves of a tree of numbers, end to end, untraced."""
+    tree = float(tree) if isinstance(tree, int) else tree
+    return value_of(Layout(tree, name).flatten(tree))
 
 
 def _check_max_gradient(value: float | None) -> None:
@@ -249,6 +291,11 @@ def _check_decay(value: Any, name: str) -> None:
 
 def _check_epsilon(value: Any) -> None:
     _check(value, "epsilon", lambda x: x > 0.0, "above 0")
+
+
+def _check_first_step(value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, onp.integer)) or value < 0:
+        raise ValueError(f"first_step must be a whole number from 0 on, got {value!r}")
 
 
 def _check_second_moment(value: Any) -> None:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from hypergrad.exact_rep import BitStore, Change, FixedPointRangeError, first_not_finite, spread
+from hypergrad.exact_rep import (
+    BitStore,
+    Change,
+    FixedPointRangeError,
+    Precision,
+    carry_out_all,
+    first_not_finite,
+    spread,
+)
 from hypergrad.recoveries import Memory, NoMemory, NonFiniteGradientError, Recovery, ReversalError
 
 if TYPE_CHECKING:
@@ -78,9 +86,9 @@ class FloatReversal(Recovery):
         if np.dtype(self.dtype).kind != "f":
             raise TypeError(f"dtype must be a floating-point type, like numpy.float32, got {self.dtype}")
 
-    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> Numbers:
+    def represent(self, values: NDArray[np.float64], precision: Precision, sizes: Sequence[int]) -> Numbers:
         """Floats."""
-        return _Floats(values, np.dtype(self.dtype), sizes, radix_bits)
+        return _Floats(values, np.dtype(self.dtype), sizes, precision.limit)
 
     def start(self, run: Run) -> _FloatReversal:
         """The memory of one run."""
@@ -116,9 +124,9 @@ class _Floats:
     """Numbers that round as floats do; the counterpart of `ExactRep` in operations.  Changed in place."""
 
     def __init__(
-        self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], radix_bits: int
+        self, values: NDArray[np.float64], dtype: np.dtype, sizes: Sequence[int], limit: float
     ) -> None:
-        self.floats, self.radix_bits = np.array(values, dtype), radix_bits
+        self.floats, self.limit = np.array(values, dtype), limit
         self.stores = [BitStore(size) for size in sizes]  # these stay empty
 
     @property
@@ -127,18 +135,24 @@ class _Floats:
 
     @property
     def in_range(self) -> bool:
-        return bool(np.all(np.abs(self.floats) < 2.0 ** (63 - self.radix_bits)))  # False for NaN
+        return bool(np.all(np.abs(self.floats) < self.limit))  # False for NaN
 
     def copy(self) -> _Floats:
-        return _Floats(self.floats, self.floats.dtype, [len(store) for store in self.stores], self.radix_bits)
+        return _Floats(self.floats, self.floats.dtype, [len(store) for store in self.stores], self.limit)
+
+    @property
+    def integers(self) -> tuple[NDArray[np.int64], ...]:
+        return ()
+
+    @property
+    def resolution(self) -> float:
+        return 0.0  # relative to the numbers
 
     def forget(self) -> None:
         pass
 
     def change(self, change: Change) -> _Floats:
-        parts = [self._multiply, self._add, lambda change: change.go_on(self)]
-        for part in reversed(parts) if change.back else parts:
-            part(change)
+        carry_out_all([self._multiply, self._add, lambda part: part.go_on(self)], change)
         if change.out is not None:
             change.out[:] = self.floats
         return self

@@ -45,6 +45,11 @@ __all__ = [
     "tanh_second_derivative",
     "to_floats",
     "to_ratios",
+    "wide_add",
+    "wide_largest",
+    "wide_shift",
+    "wide_shift_back",
+    "wide_to_floats",
 ]
 
 Integers = NDArray[np.int64]
@@ -478,6 +483,85 @@ def _add(x: Integers, values: Floats, factor: float, resolution: float, out: Flo
         if out is not None:
             out[i] = _to_float(total) * resolution
     return largest if outside >= 0 else _LAST
+
+
+# ---- numbers of two words, as `hypergrad.wide_rep.WideRep` has them
+
+_WIDE = 62  # bits of the low word
+
+
+@_compiled
+def wide_largest(values: Floats, factors: Floats, ends: Integers) -> float:
+    """The largest |factor * value|; infinite where one is NaN."""
+    largest, outside = 0.0, 0
+    for j in range(ends.size):
+        for i in _block(ends, j):
+            product = abs(factors[j] * values[i])
+            outside |= np.int64(not product < math.inf)
+            largest = max(largest, product)
+    return largest if outside == 0 else math.inf
+
+
+@_compiled
+def wide_to_floats(high: Integers, low: Integers, unit: float, out: Floats) -> None:
+    """out <- (high * 2**62 + low) * unit, with low brought to +-2**61: so small negative ones are exact."""
+    for i in range(high.size):
+        nearer = low[i] >> (_WIDE - 1)
+        lower = _to_float(low[i] - (nearer << _WIDE))
+        out[i] = _to_float(high[i] + nearer) * (2.0**_WIDE * unit) + lower * unit
+
+
+@_compiled
+def wide_add(
+    high: Integers, low: Integers, values: Floats, factors: Floats, ends: Integers, unit: float, out: Floats
+) -> None:
+    """x <- x + factor * value, rounded to the nearest integer, for x = high * 2**62 + low;  out <- x * unit.
+
+    Either part of a product has its sign, and is exact: so those of the opposite factor take back what these do.
+    out is left out where it has no elements.
+    """
+    for j in range(ends.size):
+        first, end = ends[j - 1] if j > 0 else 0, ends[j]
+        for start in range(first, end, _PART):
+            part = slice(start, min(start + _PART, end))
+            _wide_add(high[part], low[part], values[part], factors[j])
+            if out.size > 0:
+                wide_to_floats(high[part], low[part], unit, out[part])
+
+
+@_compiled
+def _wide_add(high: Integers, low: Integers, values: Floats, factor: float) -> None:
+    for i in range(high.size):
+        product = factor * values[i]
+        upper = np.trunc(product * 2.0**-_WIDE)
+        total = low[i] + _to_integer(product - upper * 2.0**_WIDE)  # in +-2**63
+        high[i] += _to_integer(upper) + (total >> _WIDE)
+        low[i] = total & ((1 << _WIDE) - 1)
+
+
+@_compiled
+def wide_shift(high: Integers, low: Integers, shifts: Integers, ends: Integers) -> None:
+    """The low bits of high become the high ones of low, whose own low ones have left."""
+    for j in range(ends.size):
+        shift = shifts[j]
+        for i in _block(ends, j):
+            low[i] |= (high[i] & ((1 << shift) - 1)) << (_WIDE - shift)
+            high[i] >>= shift
+
+
+@_compiled
+def wide_shift_back(high: Integers, low: Integers, shifts: Integers, ends: Integers, limit: int) -> int:
+    """The inverse of `wide_shift`; or the first element that it would bring to the limit, with nothing changed."""
+    for j in range(ends.size):
+        for i in _block(ends, j):
+            if not -limit <= high[i] << shifts[j] < limit or high[i] << shifts[j] >> shifts[j] != high[i]:
+                return np.int64(i)
+    for j in range(ends.size):
+        shift = shifts[j]
+        for i in _block(ends, j):
+            high[i] = high[i] << shift | low[i] >> (_WIDE - shift)
+            low[i] &= (1 << (_WIDE - shift)) - 1
+    return -1
 
 
 @_compiled

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, MutableMapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,10 +31,13 @@ __all__ = [
     "Change",
     "ExactRep",
     "FixedPointRangeError",
+    "Precision",
     "Then",
     "as_ratio",
     "as_ratios",
+    "carry_out_all",
     "first_not_finite",
+    "refused_addition",
     "round_to_lattice",
     "spread",
 ]
@@ -331,6 +334,18 @@ def _joined(stores: Sequence[BitStore]) -> _Joint | None:
     return joint
 
 
+class Precision(NamedTuple):
+    """How finely a state is kept: resolution 2**-radix_bits, in one word of 63 bits or two of 123."""
+
+    radix_bits: int = RADIX_BITS
+    words: int = 1
+
+    @property
+    def limit(self) -> float:
+        """What numbers must stay below."""
+        return 2.0 ** ((63 if self.words == 1 else 123) - self.radix_bits)
+
+
 class Then(NamedTuple):
     """To which other numbers to add the result of a `Change`: y <- y + factors * x; out gets those as floats."""
 
@@ -363,6 +378,45 @@ class Change(NamedTuple):
             numbers, factors, out = self.then
             addend = result.val.reshape(-1), factors
             numbers.change(Change(addend=addend, ends=self.ends, back=self.back, out=out))
+
+
+def carry_out_all(parts: Sequence[Callable[[Change], Any]], change: Change) -> None:
+    """Carry out each part of a change, or, last to first, take it back; where one is refused, none of them."""
+    done: list[Callable[[Change], Any]] = []
+    try:
+        for part in reversed(parts) if change.back else parts:
+            part(change)
+            done.append(part)
+    except FixedPointRangeError:
+        inverse = change._replace(back=not change.back)
+        for part in reversed(done):
+            part(inverse)
+        raise
+
+
+def refused_addition(numbers: Any, change: Change) -> FixedPointRangeError | None:
+    """What to raise for the first element to which its value can't be added, if there is one.
+
+    numbers: with `val` and `limit`, an `ExactRep`, say.
+    """
+    values, factors = change.addend
+    with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
+        changes = (-1.0 if change.back else 1.0) * spread(factors, change.ends) * values
+    index = first_not_finite(changes)
+    if index is not None:
+        return FixedPointRangeError(
+            f"{changes[index]} at position {index} can't be held in fixed point", index, numbers
+        )
+    sums = numbers.val.reshape(-1) + changes
+    outside = np.maximum(np.abs(sums), np.abs(changes)) >= numbers.limit * (1 - 2.0**-40)
+    if not outside.any():
+        return None
+    index = int(np.argmax(outside))
+    return FixedPointRangeError(
+        f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{numbers.limit:g}",
+        index,
+        numbers,
+    )
 
 
 class ExactRep:
@@ -414,10 +468,20 @@ class ExactRep:
         return self.intrep.reshape(-1)
 
     @property
+    def integers(self) -> tuple[NDArray[np.int64], ...]:
+        """The words of the numbers, (elements,) each: one."""
+        return (self._flat,)
+
+    @property
+    def resolution(self) -> float:
+        """What neighbouring numbers differ by."""
+        return 2.0**-self.radix_bits
+
+    @property
     def val(self) -> NDArray[np.float64]:
         """The numbers, as a new float64 array."""
         out = np.empty(self.intrep.shape)
-        loops.to_floats(self._flat, 2.0**-self.radix_bits, out.reshape(-1))
+        loops.to_floats(self._flat, self.resolution, out.reshape(-1))
         return out
 
     @property
@@ -498,12 +562,12 @@ class ExactRep:
         if change.then is not None or (change.ratios is not None and change.addend is not None):
             return self._change_one_by_one(change)  # so that what can't be done is found
         if change.addend is not None:
-            self._refuse(change)
+            raise refused_addition(self, change)
         ratios = [spread(m, change.ends) for m in (change.ratios[::-1] if change.back else change.ratios)]
         if joint is None:  # the elements of a buffer have levels of their own
             self._multiply_elements(*ratios)
             if change.out is not None:
-                loops.to_floats(self._flat, 2.0**-self.radix_bits, change.out)
+                loops.to_floats(self._flat, self.resolution, change.out)
         else:  # the largest factor need not meet the largest number
             reach, self._bound = self._reach(*ratios), 0.0
             self._pass(change, joint)
@@ -549,18 +613,18 @@ class ExactRep:
 
     def _change_one_by_one(self, change: Change) -> ExactRep:
         """`change` in several passes."""
-        alone = Change(ends=change.ends, back=change.back)
-        parts = [alone._replace(ratios=change.ratios), alone._replace(addend=change.addend)]
-        if change.back:
-            change.go_on(self)
-            parts.reverse()
-        for part in parts:
-            if part.ratios is not None or part.addend is not None:
-                self.change(part)
+
+        def multiply(part: Change) -> None:
+            if part.ratios is not None:
+                self.change(Change(part.ratios, ends=part.ends, back=part.back))
+
+        def add(part: Change) -> None:
+            if part.addend is not None:
+                self.change(Change(addend=part.addend, ends=part.ends, back=part.back))
+
+        carry_out_all([multiply, add, lambda part: part.go_on(self)], change)
         if change.out is not None:
-            loops.to_floats(self._flat, 2.0**-self.radix_bits, change.out)
-        if not change.back:
-            change.go_on(self)
+            loops.to_floats(self._flat, self.resolution, change.out)
         return self
 
     def _reach(self, n: NDArray[np.int64], d: NDArray[np.int64]) -> float:
@@ -584,24 +648,6 @@ class ExactRep:
             raise ValueError(f"operand of shape {values.shape} does not match the shape {self.intrep.shape}")
         values = np.full(self.intrep.shape, values).reshape(-1)
         return Change(addend=(values, np.ones(1)), ends=np.array([self._flat.size]))
-
-    def _refuse(self, change: Change) -> NoReturn:
-        """Raise at the first element to which its value can't be added."""
-        values, factors = change.addend
-        with np.errstate(over="ignore", invalid="ignore"):  # what is out of range is so here, too
-            changes = (-1.0 if change.back else 1.0) * spread(factors, change.ends) * values
-        index = first_not_finite(changes)
-        if index is not None:
-            raise FixedPointRangeError(
-                f"{changes[index]} at position {index} can't be held in fixed point", index, self
-            )
-        sums = self.val.reshape(-1) + changes
-        index = int(np.argmax(np.maximum(np.abs(sums), np.abs(changes)) >= self.limit * (1 - 2.0**-40)))
-        raise FixedPointRangeError(
-            f"{sums[index]:.6g} at position {index} leaves the fixed-point range +-{self.limit:g}",
-            index,
-            self,
-        )
 
 
 def first_not_finite(values: NDArray[np.float64]) -> int | None:

@@ -5,18 +5,22 @@ What `hypergrad.operations.Kernel` asks for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.operations import Blocks, Vector
+from hypergrad.exact_rep import spread
+from hypergrad.operations import Blocks, Kernel, Vector
 
 __all__ = ["NORMALIZED", "SQUARED"]
 
+TOLERANCE = 1e-6  # of a normalized gradient
 
-class Squared:
+
+class Squared(Kernel):
     """The kernel c * x**2."""
 
     def forward(self, others: Blocks, inputs: Sequence[Vector]) -> Vector:
@@ -32,7 +36,7 @@ class Squared:
         return (d_c,)
 
 
-class Normalized:
+class Normalized(Kernel):
     """The kernel a * x / (sqrt(u) + e), for u >= 0 and e > 0.
 
     Where u = 0 the derivative with respect to u is taken to be 0.  The root has none there, but training needs
@@ -55,6 +59,22 @@ class Normalized:
         d_a, d_e = np.empty((2, len(blocks.ends)))
         loops.normalized_pullback(*blocks.coefficients, blocks.ends, *inputs, cotangent, d_a, d_e, *d_inputs)
         return d_a, d_e
+
+    def first_lost(
+        self, others: Blocks, inputs: Sequence[Vector], resolutions: Sequence[float]
+    ) -> tuple[int, int] | None:
+        """Where u may be off by two of its units, and x / (sqrt(u) + e) by more than 1e-6 for that."""
+        off = 2.0 * resolutions[1]
+        if math.sqrt(off) <= TOLERANCE * np.min(others.coefficients[0], initial=math.inf):
+            return None  # however small u is, beside e it does not matter
+        x, u = inputs
+        near = np.flatnonzero((u < off * (1e3 / TOLERANCE)) & (x != 0.0))
+        if near.size == 0:
+            return None
+        x, u, e = x[near], u[near], spread(others.coefficients[0], others.ends)[near]
+        off_root = off / (np.sqrt(u + off) + np.sqrt(u))
+        lost = np.abs(x) * off_root > TOLERANCE * (np.sqrt(u) + e) ** 2
+        return (1, int(near[np.argmax(lost)])) if lost.any() else None
 
 
 SQUARED = Squared()

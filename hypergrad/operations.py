@@ -47,10 +47,17 @@ class Blocks(NamedTuple):
 
 
 class Numbers(Protocol):
-    """What the operations need of a state: in all but one recovery (`FloatReversal`) it is an `ExactRep`."""
+    """What the operations need of a state: an `ExactRep`, a `WideRep`, or, of one recovery, floats."""
 
     stores: list[BitStore]
-    radix_bits: int
+
+    @property
+    def integers(self) -> tuple[NDArray[np.int64], ...]:
+        """The words of the numbers, (elements,) each: the same integers are the same numbers."""
+
+    @property
+    def resolution(self) -> float:
+        """What neighbouring numbers differ by."""
 
     @property
     def val(self) -> Vector:
@@ -98,6 +105,12 @@ class Kernel(Protocol):
         self, blocks: Blocks, inputs: Sequence[Vector], cotangent: Vector, d_inputs: Sequence[Vector]
     ) -> Sequence[NDArray[np.float64]]:
         """The cotangents of the coefficients, (blocks,) each; adds to d_inputs those of the inputs."""
+
+    def first_lost(
+        self, others: Blocks, inputs: Sequence[Vector], resolutions: Sequence[float]
+    ) -> tuple[int, int] | None:
+        """Which input is too near to its resolution for the value to be right to 1e-6, and at which element."""
+        return None
 
 
 @dataclass(frozen=True)

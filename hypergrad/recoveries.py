@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
-from hypergrad.exact_rep import ExactRep, FixedPointRangeError
+from hypergrad.exact_rep import ExactRep, FixedPointRangeError, Precision, Words
 from hypergrad.spilling import WordsOnDisk
+from hypergrad.wide_rep import WideRep
 
 if TYPE_CHECKING:
     from hypergrad.operations import Numbers
@@ -35,6 +36,9 @@ __all__ = [
     "Reversible",
     "Stored",
 ]
+
+
+_MULTIPLIER = 0x5851F42D4C957F2D  # odd
 
 
 class ReversalError(RuntimeError):
@@ -66,9 +70,14 @@ class CoefficientRangeError(ValueError):
 class Recovery:
     """A way to get the trajectory back."""
 
-    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> Numbers:
-        """The numbers that training works with; see `ExactRep`."""
-        return ExactRep(values, radix_bits=radix_bits, sizes=sizes)
+    def represent(self, values: NDArray[np.float64], precision: Precision, sizes: Sequence[int]) -> Numbers:
+        """The numbers that training works with; sizes are those of blocks with buffers of their own."""
+        kind = ExactRep if precision.words == 1 else WideRep
+        return kind(values, radix_bits=precision.radix_bits, sizes=sizes, words=self.words)
+
+    def words(self, length: int) -> Words | None:
+        """What a buffer of this length keeps its words in; None for memory."""
+        return None
 
     def start(self, run: Run) -> Memory:
         """The memory of one run, which is at its initial state."""
@@ -140,16 +149,9 @@ class Reversible(Recovery):
         if self.spill_to is not None and not Path(self.spill_to).is_dir():
             raise FileNotFoundError(f"spill_to must be a folder, got {str(self.spill_to)!r}: make it first")
 
-    def represent(self, values: NDArray[np.float64], radix_bits: int, sizes: Sequence[int]) -> ExactRep:
-        """Fixed-point numbers, with buffers in memory or on disk."""
-        if self.spill_to is None:
-            return super().represent(values, radix_bits, sizes)
-        return ExactRep(
-            values,
-            radix_bits=radix_bits,
-            sizes=sizes,
-            words=lambda length: WordsOnDisk(length, self.spill_to),
-        )
+    def words(self, length: int) -> Words | None:
+        """Memory, or the folder."""
+        return None if self.spill_to is None else WordsOnDisk(length, self.spill_to)
 
     def start(self, run: Run) -> Reversal:
         """The memory of one run."""
@@ -204,10 +206,15 @@ class Reversal(Memory):
 
     def _checksum(self, run: Run) -> NDArray[np.int64]:
         """The sum, modulo 2**64, of each leaf of each state."""
-        checksum = np.empty((len(run.states), len(run.layout.ends)), np.int64)
-        for row, state in zip(checksum, run.states.values(), strict=True):
-            loops.sums(state.intrep, run.layout.ends, row)
-        return checksum
+        return np.array([self._sums(run, state) for state in run.states.values()])
+
+    @staticmethod
+    def _sums(run: Run, state: Numbers) -> NDArray[np.int64]:
+        total = np.zeros(len(run.layout.ends), np.int64)
+        for word in state.integers:
+            loops.sums(word, run.layout.ends, sums := np.empty_like(total))
+            total = _MULTIPLIER * total + sums  # so that what one word lacks is not made up for by another
+        return total
 
     def _compare_checksums(self, run: Run, t: int) -> None:
         wrong = self.checksums[t] != self._checksum(run)
@@ -221,21 +228,22 @@ class Reversal(Memory):
         starts = run.initial_states()
         for name, start in starts.items():
             state = run.states[name]
-            wrong = np.flatnonzero(state.intrep != start.intrep)
+            pairs = zip(state.integers, start.integers, strict=True)
+            wrong = np.flatnonzero(np.any([found != true for found, true in pairs], axis=0))
             if wrong.size:
                 index = int(wrong[0])
                 leaf = next(i for i, part in enumerate(run.layout.slices) if index < part.stop)
                 self._fail(
                     run,
                     0,
-                    f"{wrong.size} of {start.intrep.size} initial values differ, first "
+                    f"{wrong.size} of {run.layout.size} initial values differ, first "
                     f"{run.title(name, run.layout.locate(index))}",
                     run.title(name, run.layout.paths[leaf]),
                 )
             if state.stores != start.stores:
                 where = run.title(name)
                 self._fail(run, 0, f"digits are left in the information buffer of {where}", where)
-        return sum(start.intrep.size for start in starts.values())
+        return len(starts) * run.layout.size
 
     def _fail(self, run: Run, t: int, what: str, leaf: str | None = None) -> NoReturn:
         right = min(self._checked, default=run.num_steps)

@@ -25,8 +25,16 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
-from hypergrad.differentiation import is_traced
-from hypergrad.exact_rep import RADIX_BITS, Change, FixedPointRangeError, Then, as_ratios, first_not_finite
+from hypergrad.differentiation import is_traced, shape_of, value_of
+from hypergrad.exact_rep import (
+    Change,
+    FixedPointRangeError,
+    Precision,
+    Then,
+    as_ratios,
+    first_not_finite,
+    spread,
+)
 from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import (
@@ -125,25 +133,43 @@ def run_rule(
     for name, value in rule.initial().items():
         title = f"initial {rule.states[name]}"
         arguments[name] = zeros if value is None else layout.flatten(value, title)
-    coefficients = rule.coefficients(lambda value, name: schedule(value, name, weights, num_steps), num_steps)
+
+    def columns(value: Any, name: str, before: int = 0) -> Any:
+        return schedule(value, name, weights, num_steps, before)
+
+    coefficients = rule.coefficients(columns, num_steps)
     arguments |= coefficients
+    monitor = monitor if monitor is not None else active_trace()
+    sees_states = return_state or callback is not None or monitor is not None
+    units = rule.units(columns, num_steps) if sees_states and num_steps > 0 else {}
     if not isinstance(gradient, differentiation.FlatGradient):
         gradient = differentiation.FlatGradient(gradient)
     run = Run(gradient, rule, layout, theta_layout, tuple(coefficients), num_steps, recovery)
     run.traced = frozenset(name for name, argument in arguments.items() if is_traced(argument))
     run.argument_names = tuple(arguments)
-    run.callback, run.monitor = callback, monitor if monitor is not None else active_trace()
+    run.callback, run.monitor = callback, monitor
+    run.units = {name: value_of(unit) for name, unit in units.items()}
     run.outputs = [(num_steps, "w"), *((t, "w") for t in kept)]
     if return_state:
         run.outputs += [(num_steps, name) for name in rule.states]
     outputs = _run(run, *arguments.values())
     size, traced = (layout.size,), is_traced(outputs)
     rows = [take_block(outputs, i, size) if traced else outputs[i] for i in range(len(run.outputs))]
-    trees = [layout.unflatten(row) for row in rows]
+    trees = [layout.unflatten(row) for row in rows[: 1 + len(kept)]]
     if keep is None and not return_state:
         return trees[0]
-    states = dict(zip(rule.states, trees[1 + len(kept) :], strict=False))
-    return Trained(trees[0], tuple(trees[1 : 1 + len(kept)]), states)
+    states = {
+        name: layout.rebuild(_times(layout.split(row), units[name][-1] if name in units else None))
+        for name, row in zip(rule.states, rows[1 + len(kept) :], strict=False)
+    }
+    return Trained(trees[0], tuple(trees[1:]), states)
+
+
+def _times(leaves: Sequence[Any], units: Any) -> list[Any]:
+    """Each leaf, times the one unit or its own; differentiable."""
+    if units is None:
+        return list(leaves)
+    return [leaf * units[j if shape_of(units)[0] > 1 else 0] for j, leaf in enumerate(leaves)]
 
 
 class Trained(NamedTuple):
@@ -196,6 +222,7 @@ class Run:
 
     argument_names: tuple[str, ...]  # of `forward`: w, theta, the rule's states, its coefficients
     traced: frozenset[str]  # those that autograd follows
+    units: Mapping[str, NDArray[np.float64]]  # of states, as the rule has them
     outputs: list[tuple[int, str]]  # of `forward`: (number of updates, name of a state)
     callback: Callable[[Step], None] | None
     monitor: Callable[[BackwardStep], None] | None
@@ -241,7 +268,7 @@ class Run:
             if index is not None:
                 self._refuse_coefficient(name, index, "must be finite")
         self.ratios = {factor: self._ratios(factor) for factor in self._factors()}
-        self.radix_bits = self.rule.radix_bits(self._largest_gradient)
+        self.precisions = self.rule.precisions(self._largest_gradient)
         results = np.empty((len(self.outputs), self.layout.size))
         self.rows: dict[int, list[tuple[int, str]]] = {}  # of the outputs noted after so many updates
         for row, (t, name) in enumerate(self.outputs):
@@ -285,7 +312,7 @@ class Run:
                 break
             self._pull_back(tape, t, d)
             if self.monitor is not None:
-                states = {name: d[name] for name in self.states}
+                states = {name: self._in_units(name, d[name], t, -1) for name in self.states}
                 buffers = sum(store.nbytes for state in self.states.values() for store in state.stores)
                 self.monitor(BackwardStep(t, states, buffers, limits[t], added, self.memory.certificate))
         self._add_cotangents(0, cotangents, d)
@@ -299,6 +326,13 @@ class Run:
             d[name] += cotangents[row]
             added = math.hypot(added, np.linalg.norm(cotangents[row]))
         return added
+
+    def _in_units(self, name: str, vector: Vector, t: int, power: int) -> Vector:
+        """What a state stands for before step t, or, with power -1, the cotangent of that."""
+        if name not in self.units or t == 0:
+            return vector
+        unit = self.units[name][t - 1] ** power
+        return vector * (spread(unit, self.layout.ends) if unit.size > 1 else unit)
 
     def _limits_of_buffers(self) -> NDArray[np.float64]:
         """The bytes that t steps put into the buffers at the entropy limit, for t = 0 .. num_steps."""
@@ -401,6 +435,8 @@ class Run:
         addend, inputs = None, ()
         if add is not None:
             inputs = self._read(add, t, with_pullback)
+            if add.kernel is not None and not back:
+                self._check_resolution(add, Blocks(plan.ends, of_add[1:]), inputs, t)
             addend = add.values(Blocks(plan.ends, of_add), _vectors(inputs)), of_add[0]
         ratios = None if plan.ratios is None else plan.ratios[t if len(plan.ratios) > 1 else 0]
         is_read = next_target != group.target or (then is not None and on_record)
@@ -438,6 +474,19 @@ class Run:
             raise FixedPointRangeError(
                 f"{where} at iteration {t}: {error}; {self.rule.advice(name)}", error.index
             ) from error
+
+    def _check_resolution(self, add: Add, others: Blocks, inputs: tuple, t: int) -> None:
+        """Raise where a state is so small that its last digits count."""
+        resolutions = [0.0 if name == "g" else self.states[name].resolution for name in add.inputs]
+        lost = add.kernel.first_lost(others, _vectors(inputs), resolutions)
+        if lost is not None:
+            name, index = add.inputs[lost[0]], lost[1]
+            raise FixedPointRangeError(
+                f"{self.title(name, self.layout.locate(index))} at iteration {t} is too small beside the room that "
+                f"there is for large ones: the step would be wrong by more than 1e-6 of a step size; "
+                f"{self.rule.advice(name, too_small=True)}",
+                index,
+            )
 
     def _read(self, add: Add, t: int, with_pullback: bool) -> tuple[Vector | Gradient, ...]:
         """What the operation reads of the present states."""
@@ -521,8 +570,8 @@ class Run:
         for name in ("w", *self.rule.states):
             sizes = self.layout.sizes if name in separate else [self.layout.size]
             try:
-                radix_bits = self.radix_bits.get(name, RADIX_BITS)
-                states[name] = self.recovery.represent(vectors[name], radix_bits, sizes)
+                precision = self.precisions.get(name, Precision())
+                states[name] = self.recovery.represent(vectors[name], precision, sizes)
             except FixedPointRangeError as error:
                 where = self.title(name, self.layout.locate(error.index))
                 raise FixedPointRangeError(f"initial {where}: {error}", error.index) from error
@@ -554,7 +603,9 @@ class Run:
         gradient = self._present_gradient(t, with_pullback)
         gradient.check(self)
         unflatten = self.layout.unflatten
-        state = {name: unflatten(self._float(name).copy()) for name in self.rule.states}
+        state = {
+            name: unflatten(self._in_units(name, self._float(name).copy(), t, 1)) for name in self.rule.states
+        }
         return Step(t, unflatten(self._float("w").copy()), state, unflatten(gradient.value.copy()))
 
 

@@ -14,11 +14,14 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from hypergrad.differentiation import rounded_factor
+from hypergrad.exact_rep import Precision
 from hypergrad.operations import Add, Decay, Program
 
 __all__ = ["HeavyBall", "Momentum", "Nesterov", "Rule", "Schedule"]
 
-Schedule = Callable[[Any, str], Any]
+Schedule = Callable[
+    ..., Any
+]  # of (value, name), and of the number of steps before the first, if there are some
 
 ONE = np.ones((1, 1))
 LEAK = 2.0**-24  # the least factor that leaves a trace of what it multiplies
@@ -30,15 +33,15 @@ class Rule(Protocol):
     program: Program  # the operations of one step, in order
     states: Mapping[str, str]  # name in the program -> name in messages, of every state but the weights "w"
 
-    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
-        """By state, the bits after the point: resolution 2**-bits, range +-2**(63 - bits); 52 for those left out.
+    def precisions(self, largest_gradient: Callable[[], float]) -> Mapping[str, Precision]:
+        """By state, how finely it is kept; `Precision()` for those left out.
 
         largest_gradient(): the largest |entry| of the gradient at the initial weights.
         """
         return {}
 
-    def advice(self, state: str) -> str:
-        """What to do where a state leaves its range."""
+    def advice(self, state: str, too_small: bool = False) -> str:
+        """What to do where a state leaves its range, or is too small for its resolution."""
         return "lower the step size, or rescale the problem"
 
     def initial(self) -> Mapping[str, Any]:
@@ -50,6 +53,13 @@ class Rule(Protocol):
         schedule(value, name) brings a hyperparameter to that shape; what follows is written with
         autograd.numpy.  The factor of a `Decay` goes through `rounded_factor`.
         """
+
+    def units(self, schedule: Schedule, num_steps: int) -> Mapping[str, Any]:
+        """By state, what its numbers after each step are counted in, (num_steps, 1 or number of leaves).
+
+        One for those left out, and for all before the first step.
+        """
+        return {}
 
 
 class VelocityRule(Rule, Protocol):
@@ -63,13 +73,13 @@ class VelocityRule(Rule, Protocol):
                 f"max_velocity must be above 2**-20 and below 2048, or None, got {self.max_velocity!r}"
             )
 
-    def radix_bits(self, largest_gradient: Callable[[], float]) -> Mapping[str, int]:
-        """As many as leave room for max_velocity."""
+    def precisions(self, largest_gradient: Callable[[], float]) -> Mapping[str, Precision]:
+        """As fine as leaves room for max_velocity."""
         if self.max_velocity is None:
             return {}
-        return dict.fromkeys(self.states, 63 - (math.floor(math.log2(self.max_velocity)) + 1))
+        return dict.fromkeys(self.states, Precision(63 - (math.floor(math.log2(self.max_velocity)) + 1)))
 
-    def advice(self, state: str) -> str:
+    def advice(self, state: str, too_small: bool = False) -> str:
         """To make room, where there is less than by default."""
         if self.max_velocity is not None and state in self.states:
             return f"set max_velocity, here {self.max_velocity:g}, to more than the velocity will reach"

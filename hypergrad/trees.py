@@ -132,28 +132,30 @@ def broadcast_prefix(
         )
 
 
-def schedule(value: Any, name: str, weights: Tree, num_steps: int) -> Any:
+def schedule(value: Any, name: str, weights: Tree, num_steps: int, before: int = 0) -> Any:
     """A hyperparameter of a rule as an array of shape (1 or num_steps, 1 or number of leaves); differentiable.
 
     value: a scalar, an array of shape (num_steps,), or a tree of those that matches the weights or a prefix.
+    before: steps before the first; num_steps is to be read as before + num_steps.
     Raises ValueError where the shape or the tree does not match, TypeError where it holds no numbers.
     """
     if _children(value) is None:
-        return _column(value, name, num_steps)
+        return _column(value, name, num_steps, before)
     pairs = broadcast_prefix(value, weights, name, "weights")
-    columns = [_column(leaf, path, num_steps) for path, leaf in pairs]
+    columns = [_column(leaf, path, num_steps, before) for path, leaf in pairs]
     rows = max((shape_of(column)[0] for column in columns), default=1)
     return np.concatenate([column * onp.ones((rows, 1)) for column in columns], axis=1)
 
 
-def _column(value: Any, path: str, num_steps: int) -> Any:
+def _column(value: Any, path: str, num_steps: int, before: int) -> Any:
     plain = onp.asarray(value_of(value))
     if plain.dtype.kind not in "fiu":
         raise TypeError(f"{path} must be a number, or an array of one per step, got {value_of(value)!r:.60}")
-    if plain.shape not in ((), (num_steps,)):
+    if plain.shape not in ((), (before + num_steps,)):
+        whole = f", the {before} steps before included" if before else ""
         raise ValueError(
-            f"{path} must be a scalar, or a schedule of shape ({num_steps},) with one value per step, got shape "
-            f"{plain.shape}"
+            f"{path} must be a scalar, or a schedule of shape ({before + num_steps},) with one value per "
+            f"step{whole}, got shape {plain.shape}"
         )
     return np.reshape(value, (-1, 1)) * 1.0
 

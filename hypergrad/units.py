@@ -2,7 +2,8 @@
 
 A factor that isn't a power of two replaces up to 24 of the low bits of a fixed-point number by digits from the
 buffer (Algorithm 3): noise of 2**-28 per step at the usual radix.  Beside a weight or a velocity that is little.
-The mean square of gradients of 1e-6 would drown in it.
+The mean square of gradients of 1e-6 would drown in it.  Nor can such a factor be applied to numbers of two words
+(wide_rep.py), which those means need.
 
 So a running mean x <- b * x + (1 - b) * y is kept as a stored number X and a unit, x = unit * X.  The unit
 takes the decay, unit <- b * unit, and each time it passes 1/2 it is doubled and X is halved, which pushes one
@@ -45,16 +46,22 @@ class MeanUnits(NamedTuple):
     corrected: Any
 
 
-def mean_units(decay: Any, num_steps: int, starts_at_zero: bool) -> MeanUnits:
+def mean_units(decay: Any, num_steps: int, starts_at_zero: bool, first_step: int = 0) -> MeanUnits:
     """The units of x <- decay * x + (1 - decay) * y; differentiable.
 
-    decay: shape (1 or num_steps, 1 or number of leaves), LEAST_DECAY <= decay < 1.
+    decay: shape (1 or first_step + num_steps, 1 or number of leaves), LEAST_DECAY <= decay < 1.
     starts_at_zero: whether x is zero before the first step, in whatever unit.  Then `corrected` is what stays in
         (1/2, 1]: the corrected mean lies within the range of y from the first step on, and with it the stored
         numbers, whereas x itself starts low in it, at (1 - decay) * y.  If not, it is `unit`, 1 at the start.
+    first_step: steps done before, whose decays count in the correction alone.
     """
-    log_product = np.cumsum(np.log2(decay) * onp.ones((num_steps, 1)), axis=0)
-    correction = -np.expm1(math.log(2.0) * log_product)
+    logs = np.log2(decay)
+    if len(logs) == 1:
+        log_before = first_step * logs[0]
+    else:
+        log_before, logs, decay = np.sum(logs[:first_step], axis=0), logs[first_step:], decay[first_step:]
+    log_product = np.cumsum(logs * onp.ones((num_steps, 1)), axis=0)
+    correction = -np.expm1(math.log(2.0) * (log_before + log_product))
     size = onp.array(value_of(log_product - np.log2(correction) if starts_at_zero else log_product))
     doublings = onp.floor(-size)
     start = doublings[:1] if starts_at_zero else onp.zeros_like(doublings[:1])
