@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import autograd.numpy as np
 import numpy as onp
 
+from hypergrad.arguments import check_number, whole_number
 from hypergrad.differentiation import rounded_factor, value_of
 from hypergrad.exact_rep import Precision, round_to_lattice
 from hypergrad.kernels import NORMALIZED, SQUARED
@@ -161,7 +162,7 @@ class Adam(Rule):
 
     def __post_init__(self) -> None:
         _check_max_gradient(self.max_gradient)
-        _check_first_step(self.first_step)
+        whole_number(self.first_step, "first_step", 0)
 
     def precisions(self, largest_gradient: Callable[[], float]) -> Mapping[str, Precision]:
         """As fine as leaves room for max_gradient."""
@@ -281,6 +282,8 @@ def _plain(tree: Any, name: str) -> onp.ndarray:
 
 
 def _check_max_gradient(value: float | None) -> None:
+    if value is not None:
+        check_number(value, "max_gradient")
     if value is not None and not 0.0 < value < math.inf:
         raise ValueError(f"max_gradient must be a number above 0, or None, got {value!r}")
 
@@ -291,11 +294,6 @@ def _check_decay(value: Any, name: str) -> None:
 
 def _check_epsilon(value: Any) -> None:
     _check(value, "epsilon", lambda x: x > 0.0, "above 0")
-
-
-def _check_first_step(value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, onp.integer)) or value < 0:
-        raise ValueError(f"first_step must be a whole number from 0 on, got {value!r}")
 
 
 def _check_second_moment(value: Any) -> None:

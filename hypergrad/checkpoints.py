@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hypergrad.recoveries import Memory, NoMemory, Recovery, Reversal
+from hypergrad.arguments import whole_number
+from hypergrad.recoveries import Memory, NoMemory, Recovery, Reversal, SameGradients
 
 if TYPE_CHECKING:
     from checkpoint_schedules import CheckpointAction, CheckpointSchedule, Forward
 
     from hypergrad.operations import Numbers
-    from hypergrad.reversible import Run, Tape
+    from hypergrad.reversible import Gradient, Run, Tape
 
 __all__ = ["Checkpointed", "Truncated"]
 
@@ -29,7 +30,8 @@ class Checkpointed(Recovery):
         between that is under way: num_steps / every + every snapshots, and every step is taken three times.
     budget: keep at most so many snapshots instead, at the steps that make for the fewest steps in all (binomial
         schedules); num_steps / 2 steps are taken again for each step back with a budget of 1.
-    Raises ValueError where either is less than 1, or both are given.
+    Raises ValueError where either is less than 1, or both are given; ReversalError, on the way back, where a
+    gradient taken again is another.
 
     Source: Griewank and Walther 2000 (Algorithm 799) for the binomial schedules, which are those of the library
     checkpoint_schedules.
@@ -42,8 +44,7 @@ class Checkpointed(Recovery):
         if self.every is not None and self.budget is not None:
             raise ValueError(f"give every or budget, not both: got every={self.every}, budget={self.budget}")
         for name, value in (("every", self.every), ("budget", self.budget)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be 1 or more, or None, got {value}")
+            whole_number(value, name, 1, or_none=True)
 
     def start(self, run: Run) -> _Checkpoints:
         """The memory of one run."""
@@ -69,7 +70,11 @@ class _Checkpoints(Memory):
         self.action: Forward | None = None
         self.snapshots: dict[int, dict[str, Numbers]] = {}
         self.step = NoMemory(run).advance
+        self.gradients = SameGradients()
         self.tape: Tape | None = None
+
+    def saw(self, run: Run, gradient: Gradient) -> None:
+        self.gradients.compare(run, gradient)
 
     def advance(self, run: Run, t: int) -> None:
         if self.action is None or t == self.action.n1:
@@ -120,8 +125,7 @@ class Truncated(Recovery):
     last: int
 
     def __post_init__(self) -> None:
-        if self.last < 1:
-            raise ValueError(f"last must be 1 or more, got {self.last}")
+        whole_number(self.last, "last", 1)
 
     def start(self, run: Run) -> Reversal:
         """The memory of one run."""

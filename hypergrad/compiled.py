@@ -39,6 +39,7 @@ __all__ = [
     "spill",
     "squared_pullback",
     "sums",
+    "sums_of_bits",
     "tanh",
     "tanh_derivative",
     "tanh_pullback",
@@ -571,6 +572,16 @@ def sums(x: Integers, ends: Integers, out: Integers) -> None:
         total = np.int64(0)
         for i in _block(ends, j):
             total += x[i]
+        out[j] = total
+
+
+@_compiled
+def sums_of_bits(x: Floats, ends: Integers, out: Integers) -> None:
+    """The sum of the bits of each block, read as integers; those of -0.0 are those of 0.0."""
+    for j in range(ends.size):
+        total = np.int64(0)
+        for i in _block(ends, j):
+            total += np.float64(x[i] + 0.0).view(np.int64)
         out[j] = total
 
 

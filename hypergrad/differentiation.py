@@ -6,17 +6,20 @@ The only module that touches autograd's internals, so that another differentiato
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from types import FunctionType
+from typing import Any, NoReturn
 
 import numpy as onp
 from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp, defvjp_argnums, primitive
-from autograd.tracer import Box, isbox, new_box, trace_stack
+from autograd.tracer import Box, isbox, new_box, notrace_primitives, trace_stack
 from autograd.util import toposort
 from numpy.typing import DTypeLike, NDArray
 
+from hypergrad.errors import NonFiniteGradientError
 from hypergrad.exact_rep import round_to_lattice
 from hypergrad.parsers import join
 
@@ -68,7 +71,7 @@ class FlatGradient:
     """What `reversible.run_rule` needs of gradient(leaves, theta leaves, t), one flat vector."""
 
     def __init__(self, gradient: Callable[[list, list, int], Any]) -> None:
-        self._gradient = gradient
+        self._gradient = self.given = gradient
 
     def __call__(self, leaves: list, theta_leaves: list, t: int) -> Any:
         """The gradient; traced where leaves are."""
@@ -83,6 +86,15 @@ class FlatGradient:
             lambda boxes: self(boxes[:count], boxes[count:] or theta_leaves, t), [*leaves, *theta]
         )
 
+    def uses_traced_values(self) -> ValueError:
+        """What to raise where a gradient is traced, though its arguments are not."""
+        names = list(_names_of_traced(self.given))
+        which = f", {', '.join(names)}," if names else ""
+        return ValueError(
+            f"the training loss uses a value that is being differentiated{which} from outside its arguments, where "
+            "no derivative can be followed: pass it as theta=, and have the loss take it from its second argument"
+        )
+
 
 class LossGradient(FlatGradient):
     """The same of loss(leaves, theta leaves, t).
@@ -90,11 +102,16 @@ class LossGradient(FlatGradient):
     Where the whole loss is one function with derivatives by hand, the second of these serves as the pullback,
     without a trace of the first: what was seen last says whether to try.
 
-    dtype: of the leaves as the loss gets them.
+    dtype: of the leaves as the loss gets them.  given: the user's function that loss calls.
     """
 
-    def __init__(self, loss: Callable[[list, list, int], Any], dtype: DTypeLike = onp.float64) -> None:
-        self._loss = loss
+    def __init__(
+        self,
+        loss: Callable[[list, list, int], Any],
+        dtype: DTypeLike = onp.float64,
+        given: Callable | None = None,
+    ) -> None:
+        self._loss, self.given = loss, given or loss
         self._dtype = onp.dtype(dtype)
         self._by_hand = False
 
@@ -133,11 +150,21 @@ def _gradient(loss: Callable[[list], Any], leaves: Sequence[Any], where: str) ->
         _check_is_one_float(plain, where)
     if roots is None:
         warnings.warn(f"the training loss does not depend on the weights ({where})", stacklevel=2)
-        return onp.zeros(sum(onp.size(value_of(leaf)) for leaf in leaves)), None
-    ones, node = 1.0 if isinstance(plain, float) else onp.ones_like(plain), value._node
-    if hasattr(node.vjp, "both_by_hand") and node.parents == roots:
-        return node.vjp.both_by_hand(ones)
-    return _backward(ones, node, roots, leaves), None
+        found = onp.zeros(sum(onp.size(value_of(leaf)) for leaf in leaves)), None
+    else:
+        ones, node = 1.0 if isinstance(plain, float) else onp.ones_like(plain), value._node
+        _forbid(value, leaves)
+        if hasattr(node.vjp, "both_by_hand") and node.parents == roots:
+            found = node.vjp.both_by_hand(ones)
+        else:
+            found = _backward(ones, node, roots, leaves), None
+    finite = math.isfinite(plain) if isinstance(plain, float) else onp.isfinite(plain).all()
+    if not finite and onp.isfinite(value_of(found[0])).all():  # else the gradient says where
+        raise NonFiniteGradientError(
+            f"the training loss is {float(onp.ravel(plain)[0])} ({where}), though its gradient is finite; look at "
+            "the loss there"
+        )
+    return found
 
 
 def _check_is_one_float(plain: Any, where: str) -> None:
@@ -208,18 +235,80 @@ class Parts:
         return self.parts()
 
 
-@functools.cache
-def _roots(count: int) -> tuple[VJPNode, ...]:
-    """Nodes for leaves; they hold nothing, so that all traces can share them."""
-    return tuple(VJPNode.new_root() for _ in range(count))
+USED_LATER = (
+    "a value that the training loss computed is used outside of that call, where no derivative can be followed: "
+    "have train return weights along the way by keep=, and compute from those what is to be differentiated; a "
+    "callback= sees every step, for a record"
+)
+
+
+class _Node(VJPNode):
+    """A node of a trace of our own, which knows when that is over: what comes of it then has no derivative."""
+
+    __slots__ = ("live",)
+
+    def __init__(
+        self, value: Any, fun: Callable, args: tuple, kwargs: dict, parent_argnums: tuple, parents: Sequence
+    ) -> None:
+        self.live = parents[0].live
+        if trace_stack.top >= 0 and not all(getattr(parent, "live", True) for parent in parents):
+            raise ValueError(USED_LATER)
+        super().__init__(value, fun, args, kwargs, parent_argnums, parents)
+
+    def initialize_root(self, live: list[bool]) -> None:
+        super().initialize_root()
+        self.live = live
+
+
+notrace_primitives[_Node] = notrace_primitives[VJPNode]  # those without a derivative
+
+
+def _forbid(value: Box, leaves: Sequence[Any]) -> None:
+    """Have it raise if a derivative is ever taken of a loss's value, once it was returned."""
+
+    def refuse(_: Any) -> NoReturn:
+        raise ValueError(USED_LATER)
+
+    outside = trace_stack.top - any(isbox(leaf) for leaf in leaves)
+    if outside >= 0:
+        value._trace, value._node = outside, VJPNode.new_root()
+        value._node.vjp = refuse
+
+
+def _names_of_traced(function: Callable) -> Iterator[str]:
+    """The names of the variables of a function, from around it, that hold traced values."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    around = [(name, cell.cell_contents) for name, cell in cells]
+    around += [(name, function.__globals__.get(name)) for name in code.co_names]
+    for name, value in around:
+        if _holds_traced(value):
+            yield repr(name)
+        elif isinstance(value, FunctionType) and value is not function:
+            yield from _names_of_traced(value)
+
+
+def _holds_traced(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isbox(value) or (isinstance(value, (list, tuple)) and any(_holds_traced(each) for each in value))
 
 
 def _trace(function: Callable[[list], Any], leaves: Sequence[Any]) -> tuple[Any, tuple[VJPNode, ...] | None]:
     """function(leaves) recorded, with the nodes of the leaves; None for them if it does not depend on any."""
-    with trace_stack.new_trace() as trace:
-        roots = _roots(len(leaves))
-        boxes = [new_box(leaf, trace, root) for leaf, root in zip(leaves, roots, strict=True)]
-        value = function(boxes)
+    live, top = [True], trace_stack.top
+    roots = tuple(_Node.new_root(live) for _ in leaves)
+    try:
+        with trace_stack.new_trace() as trace:
+            boxes = [new_box(leaf, trace, root) for leaf, root in zip(leaves, roots, strict=True)]
+            value = function(boxes)
+    finally:
+        live.clear()
+        trace_stack.top = top  # which autograd leaves where it was if the function raises
     return value, roots if isbox(value) and value._trace == trace else None
 
 

@@ -16,13 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hypergrad import loops
+from hypergrad.arguments import whole_number
+from hypergrad.errors import ADVICE, CoefficientRangeError, NonFiniteGradientError, ReversalError
 from hypergrad.exact_rep import ExactRep, FixedPointRangeError, Precision, Words
 from hypergrad.spilling import WordsOnDisk
 from hypergrad.wide_rep import WideRep
 
 if TYPE_CHECKING:
     from hypergrad.operations import Numbers
-    from hypergrad.reversible import Run, Tape
+    from hypergrad.reversible import Gradient, Run, Tape
 
 __all__ = [
     "Certificate",
@@ -34,37 +36,12 @@ __all__ = [
     "Reversal",
     "ReversalError",
     "Reversible",
+    "SameGradients",
     "Stored",
 ]
 
 
 _MULTIPLIER = 0x5851F42D4C957F2D  # odd
-
-
-class ReversalError(RuntimeError):
-    """Training run backwards did not pass through the states it had passed through forwards.
-
-    iteration: the first, going back, before which a state is known to be wrong.
-    right_until: the last, going back, before which all states were found right (num_steps: after the last).
-    leaf: the path of the first part found wrong, like velocity['W1']; None where reversal itself failed.
-    """
-
-    def __init__(
-        self, message: str, iteration: int = 0, right_until: int | None = None, leaf: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.iteration, self.right_until, self.leaf = iteration, right_until, leaf
-
-    def __reduce__(self) -> tuple:  # so that it comes through other processes whole
-        return type(self), (str(self), self.iteration, self.right_until, self.leaf)
-
-
-class NonFiniteGradientError(ArithmeticError):
-    """The gradient of the training loss holds NaN or infinity."""
-
-
-class CoefficientRangeError(ValueError):
-    """A coefficient of the rule is not finite, or is a decay that can't be undone."""
 
 
 class Recovery:
@@ -127,6 +104,9 @@ class Memory:
         """What the operations of step t read; None if that is forgotten.  Called after recall(t + 1)."""
         raise NotImplementedError
 
+    def saw(self, run: Run, gradient: Gradient) -> None:
+        """A gradient was evaluated, for the first time or again."""
+
 
 @dataclass(frozen=True)
 class Reversible(Recovery):
@@ -144,8 +124,7 @@ class Reversible(Recovery):
     spill_to: str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.check_every is not None and self.check_every < 1:
-            raise ValueError(f"check_every must be 1 or more, or None, got {self.check_every}")
+        whole_number(self.check_every, "check_every", 1, or_none=True)
         if self.spill_to is not None and not Path(self.spill_to).is_dir():
             raise FileNotFoundError(f"spill_to must be a folder, got {str(self.spill_to)!r}: make it first")
 
@@ -250,9 +229,7 @@ class Reversal(Memory):
         finer = "" if self.check_every == 1 else "; recovery=Reversible(check_every=1) finds the iteration"
         raise ReversalError(
             f"weights not restored: running training backwards from iteration {run.num_steps} was right "
-            f"down to iteration {right}, but then {what}. The training loss must return the same gradient, to "
-            f"the last bit, for the same (weights, theta, t): look for random numbers not seeded by t, state "
-            f"kept between calls, or data changed in place{finer}",
+            f"down to iteration {right}, but then {what}. {ADVICE}{finer}",
             iteration=t,
             right_until=right,
             leaf=leaf,
@@ -265,6 +242,7 @@ class Stored(Recovery):
 
     pullbacks: whether to keep the gradients as well, with all that their pullbacks use (activations, minibatches),
         rather than to take them again on the way back.
+    Raises ReversalError, on the way back, where a gradient taken again is another.
     """
 
     pullbacks: bool = False
@@ -281,12 +259,38 @@ class _Tapes(Memory):
         self.pullbacks = pullbacks
         self.step = NoMemory(run).advance
         self.tapes: dict[int, Tape] = {}
+        self.gradients = SameGradients()
+
+    def saw(self, run: Run, gradient: Gradient) -> None:
+        if not self.pullbacks:  # else none is taken again
+            self.gradients.compare(run, gradient)
 
     def advance(self, run: Run, t: int) -> None:
         self.tapes[t] = self.step(run, t, self.pullbacks, on_record=True)
 
     def recall(self, run: Run, t: int) -> Tape:
         return self.tapes.pop(t)
+
+
+class SameGradients:
+    """The checksums of all gradients of a run, leaf by leaf, by which those that are taken again are compared."""
+
+    def __init__(self) -> None:
+        self.checksums: dict[tuple[int, int], NDArray[np.int64]] = {}  # by iteration, and number in the step
+
+    def compare(self, run: Run, gradient: Gradient) -> None:
+        """Note the gradient, or raise ReversalError where it is not the one noted before."""
+        checksum = np.empty(len(run.layout.ends), np.int64)
+        loops.sums_of_bits(gradient.value, run.layout.ends, checksum)
+        wrong = self.checksums.setdefault((gradient.t, gradient.number), checksum) != checksum
+        if wrong.any():
+            leaf = run.layout.paths[int(np.argmax(wrong))]
+            raise ReversalError(
+                f"the gradient at iteration {gradient.t}, taken again on the way back, is another than before, "
+                f"first with respect to {leaf}. {ADVICE}",
+                iteration=gradient.t,
+                leaf=leaf,
+            )
 
 
 class NoMemory(Memory):

@@ -17,7 +17,6 @@ Optimization through Reversible Learning" (2015), line by line.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -25,7 +24,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from hypergrad import differentiation
+from hypergrad.arguments import check_callable, check_provides, whole_number, whole_numbers
 from hypergrad.differentiation import is_traced, shape_of, value_of
+from hypergrad.errors import ADVICE, CoefficientRangeError, NonFiniteGradientError, ReversalError
 from hypergrad.exact_rep import (
     Change,
     FixedPointRangeError,
@@ -37,15 +38,8 @@ from hypergrad.exact_rep import (
 )
 from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, Vector, grouped, in_reverse
 from hypergrad.parsers import take_block
-from hypergrad.recoveries import (
-    Certificate,
-    CoefficientRangeError,
-    NoMemory,
-    NonFiniteGradientError,
-    Recovery,
-    Reversible,
-)
-from hypergrad.rules import Rule
+from hypergrad.recoveries import Certificate, NoMemory, Recovery, Reversible
+from hypergrad.rules import RULE_PROVIDES, Rule
 from hypergrad.tracing import active_trace
 from hypergrad.trees import Layout, schedule
 
@@ -67,8 +61,9 @@ def train(
 ) -> Any:
     """Train by gradient descent; the result can be differentiated with respect to all that shaped it.
 
-    loss(weights, theta, t): the training loss at iteration t = 0 .. num_steps - 1, one float, written with
-        autograd.numpy.  The same arguments must give the same result: t chooses the minibatch.
+    loss(weights, theta, t): the training loss at iteration t = 0 .. num_steps - 1, one float (or an array of one),
+        written with autograd.numpy.  The same arguments must give the same result: t chooses the minibatch.  All
+        that is to be differentiated comes by way of weights and theta.
     weights: the initial weights, a tree (nested dict, list, tuple) of float arrays, or one array.
     rule: the update rule and its hyperparameters, like `Momentum(step_size, decay)`.
     theta: hyperparameters of the loss, a tree of float arrays; the loss gets it as it is.
@@ -91,15 +86,20 @@ def train(
 
     Source: Maclaurin, Duvenaud and Adams (2015), Algorithms 1 to 3.
     """
+    check_callable(loss, "loss", ("weights", "theta", "t"))
     layout, theta_layout = Layout(weights, "weights"), Layout(theta, "theta")
     dtype = np.dtype(dtype)
     if dtype.kind != "f":
         raise ValueError(f"dtype must be a floating-point type, like numpy.float32, got {dtype}")
 
     def of_leaves(leaves: list, theta_leaves: list, t: int) -> Any:
-        return loss(layout.rebuild(leaves), theta_layout.rebuild(theta_leaves), t)
+        w, hypers = layout.rebuild(leaves), theta_layout.rebuild(theta_leaves)
+        value = loss(w, hypers, t)
+        layout.check_unchanged(w, leaves, t)
+        theta_layout.check_unchanged(hypers, theta_leaves, t)
+        return value
 
-    gradient = differentiation.LossGradient(of_leaves, dtype)
+    gradient = differentiation.LossGradient(of_leaves, dtype, loss)
     return run_rule(
         gradient, weights, rule, num_steps, theta, recovery, callback, keep, return_state, monitor
     )
@@ -121,12 +121,14 @@ def run_rule(
 
     gradient(weight leaves, theta leaves, t): one flat vector, (N,), differentiable by autograd.
     """
-    num_steps = operator.index(num_steps)
-    if num_steps < 0:
-        raise ValueError(f"num_steps must be 0 or more, got {num_steps}")
-    kept = [operator.index(t) for t in keep or ()]
-    if any(not 0 <= t <= num_steps for t in kept):
-        raise ValueError(f"keep must list numbers of updates in 0..{num_steps}, got {kept}")
+    num_steps = whole_number(num_steps, "num_steps", 0)
+    kept = whole_numbers(keep, "keep", num_steps)
+    check_callable(gradient, "gradient", ("leaves", "theta_leaves", "t"))
+    check_provides(rule, RULE_PROVIDES, "rule", "hypergrad.Momentum(0.1, 0.9), an update rule")
+    check_provides(recovery, ("start", "represent"), "recovery", "hypergrad.Stored(), a recovery")
+    for name, function in (("callback", callback), ("monitor", monitor)):
+        if function is not None:
+            check_callable(function, name, ("step",))
     layout, theta_layout = Layout(weights, "weights"), Layout(theta, "theta")
     arguments = {"w": layout.flatten(weights), "theta": theta_layout.flatten(theta)}
     zeros = np.broadcast_to(0.0, layout.size)  # takes no memory
@@ -250,6 +252,8 @@ class Run:
         self.complete = False  # whether the states are those after the last step
         self.floats: dict[str, Vector | None] = {}  # the states as floats, where they are known
         self.gradient_at_hand: Gradient | None = None  # likewise, until the weights change
+        self.num_gradients = 0  # of the step that is under way
+        self.outcome: NDArray[np.float64] | None = None  # the outputs, once there are some
 
     def forward(self, *arguments: NDArray) -> NDArray[np.float64]:
         """Train: the vectors listed in `outputs`, stacked, (len(outputs), N).
@@ -289,6 +293,13 @@ class Run:
         self.floats.clear()
         self.gradient_at_hand = None
         self.complete = True
+        if self.outcome is None:
+            self.outcome = results.copy()
+        elif not np.array_equal(self.outcome, results):
+            raise ReversalError(
+                f"training once more, for another backward pass, came to other weights than before. {ADVICE}",
+                iteration=self.num_steps,
+            )
 
     def _note(self, t: int, results: NDArray[np.float64]) -> None:
         for row, name in self.rows.get(t, ()):
@@ -298,7 +309,7 @@ class Run:
         """The backward loop (Algorithm 2): the cotangents of the arguments of `forward` numbered argnums."""
         wanted = [self.argument_names[argnum] for argnum in argnums]
         if not self.complete:  # a backward pass uses the states up
-            self._train(np.empty_like(cotangents))
+            self._train(np.empty_like(self.outcome))
         self.complete = False
         d = {name: np.zeros_like(self.arguments[name]) for name in {*self.states, *wanted}}
         self.d_gradient = np.empty(self.layout.size)
@@ -348,7 +359,7 @@ class Run:
 
         Returns what they read, if on record, else nothing; gradients' values only with pullbacks.
         """
-        self.gradient_at_hand = None
+        self.gradient_at_hand, self.num_gradients = None, 0
         if self.callback is not None:
             self.callback(self._report(t, with_pullback))
         tape = []
@@ -388,6 +399,7 @@ class Run:
                         d_gradient[:] = 0.0
                     if x.pullback is None:
                         x.evaluate(self, with_pullback=True)
+                        self.memory.saw(self, x)
             plan = self._plan(group)
             d_coefficients = group.adjoint(
                 plan.ends,
@@ -497,8 +509,10 @@ class Run:
 
     def _present_gradient(self, t: int, with_pullback: bool) -> Gradient:
         if self.gradient_at_hand is None:
-            self.gradient_at_hand = Gradient(self._float("w"), t)
+            self.gradient_at_hand = Gradient(self._float("w"), t, self.num_gradients)
             self.gradient_at_hand.evaluate(self, with_pullback)
+            self.num_gradients += 1
+            self.memory.saw(self, self.gradient_at_hand)
         return self.gradient_at_hand
 
     def _float(self, name: str) -> Vector:
@@ -610,10 +624,13 @@ class Run:
 
 
 class Gradient:
-    """The gradient of the training loss at the weights `at`, iteration t, evaluated with or without pullback."""
+    """The gradient of the training loss at the weights `at`, iteration t, evaluated with or without pullback.
 
-    def __init__(self, at: Vector, t: int) -> None:
-        self.at, self.t = at, t
+    number: which of the gradients of the step it is.
+    """
+
+    def __init__(self, at: Vector, t: int, number: int = 0) -> None:
+        self.at, self.t, self.number = at, t, number
         self.value: Vector | None = None
         self.pullback: Callable[[Vector], Vector] | None = None
 
@@ -624,6 +641,8 @@ class Gradient:
             self.value, self.pullback = run.gradient.with_pullback(leaves, run.theta, self.t, run.wants_theta)
         else:
             self.value = run.gradient(leaves, run.theta, self.t)
+        if is_traced(self.value):
+            raise run.gradient.uses_traced_values()
         self.value = np.ascontiguousarray(self.value, np.float64)
 
     def check(self, run: Run) -> None:

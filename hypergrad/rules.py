@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from hypergrad.arguments import check_number
 from hypergrad.differentiation import rounded_factor
 from hypergrad.exact_rep import Precision
 from hypergrad.operations import Add, Decay, Program
@@ -27,8 +28,37 @@ ONE = np.ones((1, 1))
 LEAK = 2.0**-24  # the least factor that leaves a trace of what it multiplies
 
 
+RULE_PROVIDES = ("program", "states", "initial", "coefficients", "precisions", "units", "advice")
+
+OTHER_NAMES = {  # that other libraries have, for hyperparameters of ours, and for rules
+    "lr": ("step_size",),
+    "learning_rate": ("step_size",),
+    "momentum": ("decay", "beta1"),
+    "mass": ("decay", "momentum"),
+    "mu": ("momentum", "decay"),
+    "rho": ("decay",),
+    "betas": ("beta1", "beta2"),
+    "b1": ("beta1",),
+    "b2": ("beta2",),
+    "eps": ("epsilon",),
+}
+OTHER_RULES = {"nesterov": "hypergrad.Nesterov", "weight_decay": "hypergrad.AdamW"}
+
+
 class Rule(Protocol):
     """What the engine asks of an update rule."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Raise TypeError for keywords that the rule does not have, with those that it has."""
+        names = [each.name for each in fields(cls)] if is_dataclass(cls) else list(kwargs)
+        for name in kwargs:
+            if name in names:
+                continue
+            ours = [each for each in OTHER_NAMES.get(name, ()) if each in names]
+            hint = f": here it is {' and '.join(ours)}" if ours else ""
+            hint = f": that is {OTHER_RULES[name]}" if name in OTHER_RULES else hint
+            raise TypeError(f"{cls.__name__} has no argument {name}{hint}; it takes {', '.join(names)}")
+        return super().__new__(cls)
 
     program: Program  # the operations of one step, in order
     states: Mapping[str, str]  # name in the program -> name in messages, of every state but the weights "w"
@@ -68,7 +98,10 @@ class VelocityRule(Rule, Protocol):
     max_velocity: float | None
 
     def __post_init__(self) -> None:
-        if self.max_velocity is not None and not 2.0**-20 < self.max_velocity < 2048.0:
+        if self.max_velocity is None:
+            return
+        check_number(self.max_velocity, "max_velocity")
+        if not 2.0**-20 < self.max_velocity < 2048.0:
             raise ValueError(
                 f"max_velocity must be above 2**-20 and below 2048, or None, got {self.max_velocity!r}"
             )

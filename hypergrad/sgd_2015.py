@@ -171,7 +171,7 @@ def sgd_parsed(
                 f"got {np.shape(values)}"
             )
     blocks = [x0[part] for part in parts]
-    columns = [[values[:, j] for j in range(len(parts))] for values in (alphas, betas)]
+    columns = [[values[:, j : j + 1] for j in range(len(parts))] for values in (alphas, betas)]
     return _descend(L_grad, blocks, None, *columns, meta, N_iter, callback)
 
 
@@ -253,7 +253,7 @@ def _descend(
         run_rule(
             gradient,
             x,
-            Momentum(alphas, betas, v),
+            Momentum(*(np.reshape(c, (-1, 1)) if np.ndim(c) == 1 else c for c in (alphas, betas)), v),
             N_iter,
             meta,
             callback=None if callback is None else report,

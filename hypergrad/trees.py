@@ -6,7 +6,7 @@ differentiates, containers and leaves may arrive as autograd's boxes; everything
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import autograd.numpy as np
@@ -67,11 +67,12 @@ class Layout:
         """
         name = name or self.name
         pairs = _leaves_of(tree, name)
+        order = {name + path.removeprefix(self.name): i for i, path in enumerate(self.paths)}
+        pairs.sort(key=lambda pair: order.get(pair[0], len(order)))  # keys of dicts may come in any order
         shapes = [shape_of(leaf) for _, leaf in pairs]
         for path, leaf in pairs:
             _check_leaf(path, value_of(leaf))
-        paths = [path.removeprefix(name) for path, _ in pairs]
-        if paths != [path.removeprefix(self.name) for path in self.paths] or shapes != self.shapes:
+        if [path for path, _ in pairs] != list(order) or shapes != self.shapes:
             raise ValueError(
                 f"{name} must match {self.name}: expected {_describe(self.paths, self.shapes)}, "
                 f"got {_describe([path for path, _ in pairs], shapes)}"
@@ -93,6 +94,21 @@ class Layout:
     def rebuild(self, leaves: Iterable[Any]) -> Tree:
         """The tree with these leaves."""
         return self._build(iter(leaves))
+
+    def check_unchanged(self, tree: Tree, leaves: Sequence[Any], t: int) -> None:
+        """Raise ValueError where a tree of these leaves, that a function got, has others by now."""
+        pairs = _leaves_of(tree, self.name)
+        if len(pairs) == len(leaves) and all(
+            pair[1] is leaf for pair, leaf in zip(pairs, leaves, strict=True)
+        ):
+            return
+        found = dict(pairs)
+        changed = [path for path, leaf in zip(self.paths, leaves, strict=True) if found.get(path) is not leaf]
+        what = changed[0] if changed else next(path for path in found if path not in self.paths)
+        raise ValueError(
+            f"the training loss changed its {self.name}, at {what} (iteration {t}): nothing that it assigns there "
+            "is trained; let it work on a copy, dict(...)"
+        )
 
     def locate(self, index: int) -> str:
         """What to call element `index` of the flat vector, like weights['W1'][3, 5]."""
@@ -135,29 +151,60 @@ def broadcast_prefix(
 def schedule(value: Any, name: str, weights: Tree, num_steps: int, before: int = 0) -> Any:
     """A hyperparameter of a rule as an array of shape (1 or num_steps, 1 or number of leaves); differentiable.
 
-    value: a scalar, an array of shape (num_steps,), or a tree of those that matches the weights or a prefix.
+    value: a scalar, an array of shape (num_steps,) or (num_steps, 1), or a tree of those like the weights or a
+        prefix of them.
     before: steps before the first; num_steps is to be read as before + num_steps.
-    Raises ValueError where the shape or the tree does not match, TypeError where it holds no numbers.
+    Raises ValueError where the shape or the tree does not match, or where an array of one per step might also be
+    meant as one per entry of an array of weights; TypeError where it holds no numbers.
     """
+    shapes = {path: shape_of(leaf) for path, leaf in _leaves_of(weights, name)}
     if _children(value) is None:
-        return _column(value, name, num_steps, before)
+        return _column(value, name, num_steps, before, shapes.get(name))
+    _check_is_no_list_of_steps(value, weights, name, before + num_steps)
     pairs = broadcast_prefix(value, weights, name, "weights")
-    columns = [_column(leaf, path, num_steps, before) for path, leaf in pairs]
+    columns = [_column(leaf, path, num_steps, before, shapes.get(path)) for path, leaf in pairs]
     rows = max((shape_of(column)[0] for column in columns), default=1)
     return np.concatenate([column * onp.ones((rows, 1)) for column in columns], axis=1)
 
 
-def _column(value: Any, path: str, num_steps: int, before: int) -> Any:
-    plain = onp.asarray(value_of(value))
+def _column(value: Any, path: str, num_steps: int, before: int, weights_shape: tuple[int, ...] | None) -> Any:
+    """weights_shape: of the array of weights at the same place, if there is one."""
+    plain, steps = value_of(value), before + num_steps
+    if isinstance(plain, onp.ma.MaskedArray):
+        raise TypeError(
+            f"{path} is a masked array, whose mask would be lost: fill it first, by numpy.ma.filled"
+        )
+    plain = onp.asarray(plain)
     if plain.dtype.kind not in "fiu":
         raise TypeError(f"{path} must be a number, or an array of one per step, got {value_of(value)!r:.60}")
-    if plain.shape not in ((), (before + num_steps,)):
+    if plain.shape not in ((), (steps,), (steps, 1)):
         whole = f", the {before} steps before included" if before else ""
         raise ValueError(
-            f"{path} must be a scalar, or a schedule of shape ({before + num_steps},) with one value per "
-            f"step{whole}, got shape {plain.shape}"
+            f"{path} must be a scalar, or a schedule of shape ({steps},) with one value per step{whole}, got shape "
+            f"{plain.shape}"
+        )
+    if plain.shape and plain.shape == weights_shape and plain.size > 1:
+        explicit = f"shape ({steps}, 1)" if plain.shape == (steps,) else f"shape ({steps},)"
+        raise ValueError(
+            f"{path} has the shape {plain.shape} of the weights that it is for, and might mean one value for each "
+            f"of them, or for each of {steps} steps: for a schedule, give it {explicit}; there are no step sizes "
+            "or decays of single weights"
         )
     return np.reshape(value, (-1, 1)) * 1.0
+
+
+def _check_is_no_list_of_steps(value: Tree, weights: Tree, name: str, steps: int) -> None:
+    """Raise where a list of numbers is no tree like the weights, but would do as a schedule."""
+    plain, leaves = value_of(value), _children(value)
+    if not isinstance(plain, (list, tuple)) or hasattr(plain, "_fields") or len(leaves) != steps:
+        return
+    below = _children(weights)
+    matches = below is not None and [key for key, _ in below] == [key for key, _ in leaves]
+    if not matches and all(onp.shape(value_of(leaf)) == () for _, leaf in leaves):
+        raise TypeError(
+            f"{name} is a {type(plain).__name__}, which stands for a tree like the weights: give a schedule of one "
+            f"value per step as an array, numpy.array({name})"
+        )
 
 
 def _builder(tree: Tree) -> Callable[[Iterator], Tree]:
@@ -178,15 +225,30 @@ def _builder(tree: Tree) -> Callable[[Iterator], Tree]:
 
 
 def _check_leaf(path: str, leaf: Any) -> None:
-    dtype = getattr(leaf, "dtype", None)
-    if isinstance(leaf, float) or (dtype is not None and onp.issubdtype(dtype, onp.floating)):
+    if isinstance(leaf, float) or (isinstance(leaf, (onp.ndarray, onp.generic)) and leaf.dtype.kind == "f"):
+        kind = type(leaf)
+        if isinstance(leaf, onp.ma.MaskedArray):
+            raise TypeError(
+                f"{path} is a masked array, whose mask would be lost: fill it first, by numpy.ma.filled, or leave "
+                "out what is masked"
+            )
+        if isinstance(leaf, onp.ndarray) and kind not in (onp.ndarray, onp.memmap):
+            raise TypeError(
+                f"{path} must be a plain numpy.ndarray, got a {kind.__name__}; use numpy.asarray({path})"
+            )
         if not onp.all(onp.isfinite(leaf)):
             raise ValueError(f"{path} holds NaN or infinity")
         return
-    what = f"dtype {dtype}" if dtype is not None else f"type {type(leaf).__name__}"
-    raise TypeError(
-        f"{path} must be an array of floats, got {what}; convert it with numpy.asarray({path}, float)"
-    )
+    kind, dtype = type(leaf), getattr(leaf, "dtype", None)
+    what = f"dtype {dtype}" if isinstance(leaf, (onp.ndarray, onp.generic)) else f"type {kind.__name__}"
+    advice = f"convert it with numpy.asarray({path}, float)"
+    if isinstance(leaf, complex) or getattr(dtype, "kind", "") == "c":
+        advice = "give real and imaginary parts as two arrays of floats"
+    elif kind.__module__.partition(".")[0] == "torch":
+        what, advice = f"a torch.{kind.__name__}", f"convert it with {path}.detach().numpy()"
+    elif kind.__module__.partition(".")[0] in ("jax", "jaxlib"):
+        what, advice = "a JAX array", f"convert it with numpy.asarray({path})"
+    raise TypeError(f"{path} must be an array of floats, got {what}; {advice}")
 
 
 def _describe(paths: list[str], shapes: list[tuple[int, ...]]) -> str:

@@ -290,7 +290,7 @@ def test_a_decay_that_falls_steeply_halves_by_many_bits_at_once():
     """From 0.95 at the start to 4e-7, by 2**-26 in the units of `RMSProp`; by 2**-47 at worst, which is refused."""
 
     def f(w, decays, recovery):
-        rule = RMSProp(0.01, onp.array(decays), epsilon=0.02, momentum=0.5)
+        rule = RMSProp(0.01, onp.array(decays)[:, None], epsilon=0.02, momentum=0.5)
         return np.sum(
             hg.train(lambda w, theta, t: np.sum(np.tanh(w + 0.1 * t)), w, rule, 2, None, recovery) ** 3
         )
@@ -311,9 +311,9 @@ def test_reversal_is_exact_for_random_runs(kind, seed, num_steps, size):
     matrix, w = rng.standard_normal((size, size)), rng.standard_normal(size)
     options = {"epsilon": 10.0 ** rng.uniform(-9, 0)} if issubclass(kind, (Adam, RMSProp)) else {}
     means = {Adam: ("beta1", "beta2"), AdamW: ("beta1", "beta2"), RMSProp: ("decay",)}.get(kind, ())
-    options |= {name: onp.maximum(rng.rand(num_steps) ** 2, 1e-7) for name in means}
+    options |= {name: onp.maximum(rng.rand(num_steps, 1) ** 2, 1e-7) for name in means}
     if kind not in (Adam, AdamW):
-        options["momentum"] = 0.02 + 0.98 * rng.rand(num_steps)
+        options["momentum"] = 0.02 + 0.98 * rng.rand(num_steps, 1)
 
     def loss(w, theta, t):
         return np.sum(np.tanh(np.dot(matrix, w) + 0.1 * t)) + theta * np.sum(w**2)

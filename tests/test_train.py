@@ -214,7 +214,7 @@ def test_reversal_is_exact_for_random_runs(seed, num_steps, size):
     """Weights, velocity and buffer come back: the certificate inside the backward pass raises if not."""
     rng = onp.random.RandomState(seed)
     matrix, w = rng.standard_normal((size, size)), rng.standard_normal(size)
-    steps, decays = rng.rand(num_steps), 0.02 + 0.98 * rng.rand(num_steps)
+    steps, decays = rng.rand(num_steps, 1), 0.02 + 0.98 * rng.rand(num_steps, 1)
 
     def loss(w, theta, t):
         return np.sum(np.tanh(np.dot(matrix, w) + 0.1 * t)) + theta * np.sum(w**2)
