@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import autograd.numpy as np
 import numpy as onp
 from autograd.extend import (
+    Box,
     SparseObject,
     VSpace,
     defjvp,
@@ -115,14 +117,14 @@ class WeightsParser:
         return take_block(vect, part, shape)
 
     def set(self, vect: np.ndarray, name: Hashable, val: Array) -> None:
-        """Write val, of the block's shape or one number for all of it, into a plain float vector (N,), in place.
+        """Write val, of the block's shape or what broadcasts to it, into a plain float vector (N,), in place.
 
-        Raises as `get` does, and TypeError for a vector not of plain floats.
+        Raises as `get` does, ValueError where val does not fit, and TypeError for a vector not of plain floats.
         """
         part, shape = self._find(vect, name)
         if not isinstance(vect, np.ndarray) or vect.dtype.kind != "f":
             raise TypeError("set writes into a plain float array; use a VectorParser for anything else")
-        vect[part] = val if np.ndim(val) == 0 else _flattened(val, name, shape)
+        vect[part] = _filling(_array(val), name, shape)
 
     def _find(self, vect: Array, name: Hashable) -> tuple[slice, tuple[int, ...]]:
         if np.shape(vect) != (self.N,):
@@ -134,14 +136,61 @@ class WeightsParser:
 
 def _array(val: Any) -> Array:
     """An array of a list, whose entries may be traced; an array is returned itself, not a copy."""
-    return np.array(val) if isinstance(val, (list, tuple)) else val
+    val = np.array(val) if isinstance(val, (list, tuple)) else val
+    if not isinstance(val, Box) and onp.asanyarray(val).dtype.kind not in "biufc":
+        raise TypeError(f"expected numbers, got {val!r:.60}")
+    return val
 
 
-def _flattened(val: Array, name: Hashable, shape: tuple[int, ...]) -> Array:
-    """Val as a vector, if it is of the shape.  (n,) for (1, n) passes; (3, 2) for (2, 3) would scramble."""
-    if [n for n in np.shape(val) if n != 1] != [n for n in shape if n != 1]:
-        raise ValueError(f"block {name!r} has shape {shape}, got an array of shape {np.shape(val)}")
-    return np.ravel(val)
+def _filling(val: Array, name: Hashable, shape: tuple[int, ...]) -> Array:
+    """A vector of val for a block of this shape: broadcast to it, or with axes of length one left out or added.
+
+    (n,) for (1, n) or (n, 1) passes; (3, 2) for (2, 3) would scramble.
+    """
+    if [n for n in np.shape(val) if n != 1] == [n for n in shape if n != 1]:
+        return np.ravel(val)
+    try:
+        fits = math.prod(onp.broadcast_shapes(np.shape(val), shape)) == math.prod(shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"block {name!r} has shape {shape}, got an array of shape {np.shape(val)}, which does not broadcast "
+            "to it"
+        )
+    return np.ravel(val * onp.ones(shape))  # autograd's broadcast_to takes no further axes
+
+
+class _Block(onp.ndarray):
+    """A block of a plain vector, read-only, whose in-place operators make a new array, as those of numbers do.
+
+    So `parser[name] += 1` computes a sum and assigns it, while `parser[name][0] = 1`, which would be lost or change
+    somebody's vector, raises.
+    """
+
+    def __array_ufunc__(self, ufunc: onp.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        options = {
+            name: tuple(map(_plain, value)) if name == "out" else _plain(value)
+            for name, value in kwargs.items()
+        }
+        return getattr(ufunc, method)(*map(_plain, inputs), **options)
+
+
+def _plain(value: Any) -> Any:
+    return onp.asarray(value) if isinstance(value, _Block) else value
+
+
+def _in_place(name: str) -> Callable[[_Block, Any], Any]:
+    def operation(self: _Block, other: Any) -> Any:  # a copy of a block may be written to
+        return getattr(operator, f"i{name}" if self.flags.writeable else name)(_plain(self), other)
+
+    return operation
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(_Block, f"__i{_name}__", _in_place(_name))
+Box.type_mappings[onp.ndarray].register(_Block)  # to autograd it is an array
+VSpace.register(_Block, VSpace.mappings[onp.ndarray])
 
 
 class VectorParser:
@@ -152,6 +201,12 @@ class VectorParser:
 
     vect: shape (N,), N the sum of the sizes of the blocks; zeros at first.
     idxs_and_shapes: name -> (slice, shape).  Names are anything hashable, such as ("weights", 0).
+
+    parser[name] is the block, in its shape, read-only; KeyError where there is none.  parser[name] = value appends
+    a block of the value's shape where there is none, and otherwise fills the block, with a value of its shape, up
+    to axes of length one, or with what NumPy broadcasts to it.  So parser[name] += 1 works; block = parser[name],
+    then block += 1, makes a new array, which is the caller's.  Raises ValueError where the value does not fit,
+    TypeError where it holds no numbers.
     """
 
     def __init__(self) -> None:
@@ -174,7 +229,10 @@ class VectorParser:
         self.vect = np.concatenate([self.vect, np.zeros(self._layout.N - len(self.vect))])
 
     def new_vect(self, vect: Array) -> VectorParser:
-        """A parser with the same blocks of another vector, plain or traced; ValueError if it is not (N,)."""
+        """A parser with the same blocks of another vector, plain or traced: `vect` is that vector, not a copy.
+
+        Assigning its blocks leaves the vector alone, see the class.  Raises ValueError if it is not (N,).
+        """
         if np.shape(vect) != (self._layout.N,):
             raise ValueError(f"expected a vector of shape {(self._layout.N,)}, got shape {np.shape(vect)}")
         new = VectorParser()
@@ -195,14 +253,15 @@ class VectorParser:
         return {name: self[name] for name in self.names}
 
     def __getitem__(self, name: Hashable) -> Array:
-        return self._layout.get(self.vect, name)
+        block = self._layout.get(self.vect, name)
+        return block.view(_Block) if isinstance(block, onp.ndarray) else block
 
     def __setitem__(self, name: Hashable, val: Array) -> None:
         val = _array(val)
         if name not in self.idxs_and_shapes:
             self.add_shape(name, np.shape(val))
         part, shape = self._layout._find(self.vect, name)
-        block = _flattened(val, name, shape)
+        block = _filling(val, name, shape)
         self.vect = np.concatenate([self.vect[: part.start], block, self.vect[part.stop :]])
 
 
