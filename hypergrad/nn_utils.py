@@ -16,11 +16,11 @@ from typing import Any
 
 import autograd.numpy as np
 
+from hypergrad import util
 from hypergrad.differentiation import shape_of, shapes_of
 from hypergrad.networks import log_probs, logsumexp, mean_nll, penalty
 from hypergrad.parsers import VectorParser, WeightsParser, fill_parser
 from hypergrad.util import logistic as logit
-from hypergrad.util import logit as inv_logit
 
 __all__ = [
     "BatchList",
@@ -57,6 +57,14 @@ class BatchList(list):
             raise ValueError(f"expected at least one row and one row a batch, got {N_total} and {N_batch}")
         super().__init__(slice(i, min(i + N_batch, N_total)) for i in range(0, N_total, N_batch))
         self.all_idxs = slice(0, N_total)
+
+
+def inv_logit(y: Array) -> Array:
+    """The inverse of this module's `logit`, log(y / (1 - y)), elementwise; as in 2015, -inf at 0 and inf at 1.
+
+    Raises ValueError outside of 0..1, where 2015 gave NaN.  `hypergrad.logit` raises at 0 and 1 as well.
+    """
+    return util.logit(y, closed=True)
 
 
 def d_logit(x: Array) -> Array:

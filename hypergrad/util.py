@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import autograd.numpy as np
+import numpy as onp
 import numpy.random as npr
+
+# Since NumPy 2, repr(np.int64(3)) is "np.int64(3)"; as before it is "3", as that of the same Python number.
+_PLAIN_SCALARS = {"legacy": "1.25"} if int(onp.__version__.split(".")[0]) >= 2 else {}
 
 Result = TypeVar("Result")
 
@@ -17,13 +21,16 @@ class RandomState(npr.RandomState):
     """NumPy's legacy generator, seeded by what an object looks like in print.
 
     Invariant: equal ``str(obj)`` give equal streams, on every machine and in every process.
-    obj: anything whose str is stable, e.g. ``(seed, meta_iteration, iteration)``.
+    obj: anything whose str is stable, e.g. ``(seed, meta_iteration, iteration)``. NumPy's scalars, in containers,
+    too, count as they print without their type: ``(0, np.int64(3))`` as ``(0, 3)``, whatever NumPy's version.
     The seed is int(md5(str(obj)).hexdigest()[:8], 16), as in the 2015 package, so its streams come out again.
     """
 
     def __init__(self, obj: Any) -> None:
+        with onp.printoptions(**_PLAIN_SCALARS):
+            text = str(obj)
         # usedforsecurity=False: some hardened Python builds refuse md5 otherwise.
-        digest = hashlib.md5(str(obj).encode(), usedforsecurity=False).hexdigest()
+        digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
         super().__init__(int(digest[:8], 16))
 
     def int32(self) -> int:
@@ -102,21 +109,27 @@ def tictoc(text: str = "") -> Iterator[None]:
 def logistic(x: Any) -> Any:
     """The logistic function 1 / (1 + exp(-x)), elementwise and differentiable.
 
-    x: scalar or array of any size of entry: no overflow, and no loss of digits where the result is tiny.
+    x: scalar or array of any size of entry, infinite ones included: no overflow, and no loss of digits where the
+    result is tiny.
     Returns values in [0, 1]: exactly 1 from about x = 37 on, exactly 0 below about x = -745.
     """
-    return np.exp(-np.logaddexp(0.0, np.negative(x)))
+    finite = np.clip(x, -1e300, 1e300)  # at infinity the derivative of logaddexp, which should be 0, is NaN
+    return np.exp(-np.logaddexp(0.0, np.negative(finite)))
 
 
-def logit(p: Any) -> Any:
+def logit(p: Any, closed: bool = False) -> Any:
     """The inverse of the logistic function, log(p / (1 - p)), elementwise and differentiable.
 
     p: scalar or array, every entry strictly between 0 and 1.
-    Raises ValueError where an entry is not (NaN included).
+    closed: take 0 and 1 as well; the result there is the limit, -inf or inf, which `logistic` takes back.
+    Raises ValueError where an entry is outside (NaN included).
     """
-    outside = np.logical_not(np.logical_and(np.greater(p, 0), np.less(p, 1)))
+    above, below = (np.greater_equal, np.less_equal) if closed else (np.greater, np.less)
+    outside = np.logical_not(np.logical_and(above(p, 0), below(p, 1)))
     if np.any(outside):
         first = tuple(int(i) for i in np.argwhere(outside)[0])
         where = f" at index {first}, one of {np.sum(outside)} such entries of {np.size(p)}" if first else ""
-        raise ValueError(f"logit: expected values strictly between 0 and 1, got {np.array(p)[first]}{where}")
-    return np.log(p) - np.log1p(np.negative(p))
+        domain = "from 0 to 1" if closed else "strictly between 0 and 1"
+        raise ValueError(f"logit: expected values {domain}, got {np.array(p)[first]}{where}")
+    with onp.errstate(divide="ignore"):
+        return np.log(p) - np.log1p(np.negative(p))

@@ -1,5 +1,7 @@
 """Named blocks of vectors, networks, and the plotting helpers."""
 
+import operator
+import pickle
 import re
 from itertools import pairwise
 
@@ -89,15 +91,73 @@ def test_assigning_changes_neither_arrays_that_came_in_nor_vectors_handed_out():
     npt.assert_array_equal(block, np.full((2, 3), 7.0), err_msg="the caller's block")
 
 
+def test_new_vect_holds_that_very_vector():
+    parser, vect = small_parser(), np.arange(10.0)
+    made = parser.new_vect(vect)
+    assert made.vect is vect
+    assert made.idxs_and_shapes == parser.idxs_and_shapes
+    vect[9] = 3.0  # still the caller's to write
+    assert made["scalar"] == 3.0
+    made["scalar"] = 4.0
+    assert vect[9] == 3.0, "the caller's vector"
+    assert made.vect is not vect
+
+
 def test_blocks_are_read_only_so_that_no_vector_changes_behind_its_owners_back():
     vect = np.arange(10.0)
     parser = small_parser().new_vect(vect)
     with pytest.raises(ValueError, match="read-only"):
-        parser["bias"] += 1.0
+        parser["bias"][0, 0] = 5.0
     with pytest.raises(ValueError, match="read-only"):
-        parser["weights", 0][0, 0] = 5.0
+        parser["weights", 0][0] += 5.0
+    with pytest.raises(ValueError, match="read-only"):
+        parser["bias"].fill(5.0)
     npt.assert_array_equal(vect, np.arange(10.0))
-    vect[0] = 3.0  # the vector itself is still the caller's to write
+
+
+IN_PLACE = ["iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow"]
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize("other", [2.0, np.array([1.0, 2.0, 3.0]), np.array([[3.0], [2.0]])])
+def test_in_place_operators_assign_the_block_and_leave_vectors_alone(name, other):
+    vect = np.arange(10.0)
+    parser = small_parser().new_vect(vect)
+    in_place = getattr(operator, name)
+    expected = in_place(np.arange(6.0).reshape(2, 3), other)
+    parser["weights", 0] = in_place(parser["weights", 0], other)  # what parser["weights", 0] += other does
+    npt.assert_array_equal(parser["weights", 0], expected)
+    npt.assert_array_equal(parser.vect[6:], vect[6:], err_msg="the other blocks")
+    npt.assert_array_equal(vect, np.arange(10.0), err_msg="the caller's vector")
+
+
+def test_augmented_assignment_of_every_kind_of_block():
+    parser = small_parser().new_vect(np.arange(10.0))
+    parser["weights", 0] += 1
+    parser["bias"] *= parser["bias"]
+    parser["scalar"] -= 9
+    npt.assert_array_equal(parser.vect, [1, 2, 3, 4, 5, 6, 36, 49, 64, 0])
+    parser["square"] = 2 * np.eye(3)
+    parser["square"] @= np.ones((3, 3))
+    npt.assert_array_equal(parser["square"], np.full((3, 3), 2.0))
+
+
+def test_a_block_is_an_array_to_all_else():
+    parser = small_parser().new_vect(np.arange(10.0))
+    block = parser["weights", 0]
+    assert isinstance(block, np.ndarray)
+    for plain in (block + 1, 1 - block, np.exp(block), np.sum(block, axis=0), block @ np.ones(3), block > 1):
+        assert type(plain) is np.ndarray
+    copy = block.copy()
+    same = copy
+    copy += 1  # a copy is written to in place, as any array
+    npt.assert_array_equal(same, [[1, 2, 3], [4, 5, 6]])
+    np.add(block, 1, out=same)
+    npt.assert_array_equal(copy, [[1, 2, 3], [4, 5, 6]])
+    npt.assert_array_equal(block, [[0, 1, 2], [3, 4, 5]])
+    npt.assert_array_equal(pickle.loads(pickle.dumps(parser))["bias"], parser["bias"])
+    npt.assert_array_equal(grad(lambda w: np.sum(w**3))(block), 3 * block**2)
+    check_grads(lambda w: np.sum(np.sin(w) ** 2), order=2)(block)
 
 
 def test_new_parsers_do_not_share_their_blocks():
@@ -132,6 +192,54 @@ def test_lists_and_numbers_are_accepted():
         return np.sum(parser["traced"])
 
     assert grad(total)(3.0) == 7.0
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 5, np.array(2.5), [1.0, 2.0, 3.0], np.ones((2, 1)), np.ones((1, 3)), np.ones((1, 2, 1))]
+)
+def test_assigning_fills_a_block_with_what_broadcasts_to_it(value):
+    parser = small_parser().new_vect(np.arange(10.0))
+    expected = np.full((2, 3), np.nan)
+    expected[:] = value
+    parser["weights", 0] = value
+    npt.assert_array_equal(parser["weights", 0], expected)
+    npt.assert_array_equal(parser.vect[6:], [6, 7, 8, 9], err_msg="the other blocks")
+
+
+@pytest.mark.parametrize(
+    "value", [0.3, np.array([0.1, 0.2, 0.3]), np.array([[0.1], [0.2]]), np.array([[0.4]])]
+)
+def test_gradients_flow_through_broadcasting_and_augmented_assignment(value):
+    def polynomial(value, vect):
+        parser = small_parser().new_vect(vect)
+        parser["weights", 0] *= parser["weights", 0]
+        parser["bias"] += parser["scalar"]
+        total = np.sum(np.sin(parser.vect))
+        parser["weights", 0] = value
+        return total + np.sum(parser.vect**3)
+
+    check_grads(polynomial, argnum=(0, 1), order=2)(value, npr.RandomState(0).randn(10))
+
+
+@pytest.mark.parametrize("value", [None, "one", [None, 1.0, 2.0]])
+def test_what_is_no_number_is_refused(value):
+    parser = small_parser()
+    with pytest.raises(TypeError, match="expected numbers, got"):
+        parser["bias"] = value
+    with pytest.raises(TypeError, match="expected numbers, got"):
+        parser["new"] = value
+    assert parser.names == small_parser().names
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2), (2,), (2, 2, 3), (0,)])
+def test_a_value_that_does_not_broadcast_is_refused_and_changes_nothing(shape):
+    parser = small_parser().new_vect(np.arange(10.0))
+    message = (
+        rf"\('weights', 0\) has shape \(2, 3\), got an array of shape {re.escape(str(shape))}, which does not"
+    )
+    with pytest.raises(ValueError, match=message):
+        parser["weights", 0] = np.zeros(shape)
+    npt.assert_array_equal(parser.vect, np.arange(10.0))
 
 
 def test_a_block_fits_up_to_axes_of_length_one():
@@ -222,6 +330,8 @@ def test_weights_parser_gets_and_sets_blocks_of_a_vector_held_elsewhere():
     npt.assert_array_equal(vect, [0, 1, 2, 3, 4, 5, -1, -2, -3])
     parser.set(vect, "W", 0.5)
     npt.assert_array_equal(vect, [0.5] * 6 + [-1, -2, -3])
+    parser.set(vect, "W", np.array([[1.0], [2.0]]))
+    npt.assert_array_equal(vect, [1, 1, 1, 2, 2, 2, -1, -2, -3])
     npt.assert_array_equal(grad(lambda v: np.sum(parser.get(v, "b") ** 2))(vect), [0] * 6 + [-2, -4, -6])
 
 
@@ -296,8 +406,21 @@ def test_logit_is_the_logistic_function_in_this_module():
     x = np.linspace(-30, 30, 21)
     npt.assert_array_equal(nn_utils.logit(x), logistic(x))
     npt.assert_allclose(nn_utils.inv_logit(nn_utils.logit(x)), x, rtol=1e-2)
+    check_grads(nn_utils.inv_logit, order=2)(np.array([0.1, 0.5, 0.8]))
     npt.assert_allclose(nn_utils.d_logit(x), elementwise_grad(nn_utils.logit)(x), rtol=1e-12)
     npt.assert_allclose(nn_utils.d_logit(np.array([-700.0, 700.0])), np.exp([-700.0, -700.0]), rtol=1e-12)
+
+
+def test_inv_logit_has_its_limits_at_0_and_1_as_in_2015():
+    assert nn_utils.inv_logit(1.0) == np.inf
+    assert nn_utils.inv_logit(0.0) == -np.inf
+    ends = np.array([0.0, 0.5, 1.0])
+    npt.assert_array_equal(nn_utils.inv_logit(ends), [-np.inf, 0, np.inf])
+    npt.assert_array_equal(nn_utils.logit(nn_utils.inv_logit(ends)), ends)
+    npt.assert_array_equal(elementwise_grad(nn_utils.logit)(nn_utils.inv_logit(ends)), [0, 0.25, 0])
+    for outside in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=f"expected values from 0 to 1, got {outside}"):
+            nn_utils.inv_logit(outside)
 
 
 # -- networks -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import namedtuple
 
 import autograd.numpy as np
 import numpy.random as npr
@@ -31,6 +32,37 @@ def test_random_state_streams_are_those_of_2015():
     # Written down, so that a change of the seeding is caught: md5("(0, 1, 2)") begins with 7ae3e68b.
     assert RandomState((0, 1, 2)).randint(10_000, size=4).tolist() == [6054, 7314, 8034, 2744]
     assert npr.RandomState(0x7AE3E68B).randint(10_000, size=4).tolist() == [6054, 7314, 8034, 2744]
+
+
+Pair = namedtuple("Pair", "first second")
+
+
+@pytest.mark.parametrize(
+    ("scalar", "plain"),
+    [
+        (np.int64(3), 3),
+        (np.uint8(3), 3),
+        (np.float64(0.1), 0.1),
+        (np.float64(1e300), 1e300),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+    ],
+)
+def test_random_state_takes_numpys_scalars_for_plain_ones(scalar, plain):
+    containers = [
+        lambda x: x,
+        lambda x: (0, x),
+        lambda x: [0, (1, x)],
+        lambda x: {"seed": [x], x: 1},
+        lambda x: Pair(0, x),
+        lambda x: slice(x),
+    ]
+    for nested in containers:
+        draws = [RandomState(nested(x)).randint(2**31) for x in (scalar, plain)]
+        assert draws[0] == draws[1], str(nested(plain))
+        assert draws[1] == npr.RandomState(
+            int(hashlib.md5(str(nested(plain)).encode()).hexdigest()[:8], 16)
+        ).randint(2**31), "not the stream of 2015"
 
 
 def test_random_state_is_the_same_in_another_process_with_another_hash_seed():
@@ -189,8 +221,11 @@ def test_logistic_keeps_its_digits_where_tiny(x):
 def test_logistic_saturates_without_overflow():
     x = np.array([-1e308, -1000.0, -40.0, 0.0, 40.0, 1000.0, 1e308])
     npt.assert_array_equal(logistic(x)[[0, 1, 3, 4, 5, 6]], [0, 0, 0.5, 1, 1, 1])
-    npt.assert_array_equal(logistic(np.array([-np.inf, np.inf])), [0, 1])
+    infinite = np.array([-np.inf, np.inf])
+    npt.assert_array_equal(logistic(infinite), [0, 1])
     slope = elementwise_grad(logistic)
+    npt.assert_array_equal(slope(infinite), 0)
+    npt.assert_array_equal(elementwise_grad(slope)(infinite), 0)
     npt.assert_allclose(slope(x), [0, 0, np.exp(-40), 0.25, np.exp(-40), 0, 0], rtol=1e-12)
     npt.assert_array_equal(elementwise_grad(slope)(x)[[0, 1, 3, 5, 6]], 0)
 
@@ -218,3 +253,9 @@ def test_logit_refuses_values_outside_the_open_interval(bad):
         logit(np.array([[0.5, 0.5], [bad, bad]]))
     with pytest.raises(ValueError, match="strictly between 0 and 1"):
         grad(logit)(bad)
+
+
+def test_logit_closed_takes_0_and_1_to_infinity():
+    ends = np.array([0.0, 0.5, 1.0])
+    npt.assert_array_equal(logit(ends, closed=True), [-np.inf, 0, np.inf])
+    npt.assert_array_equal(logistic(logit(ends, closed=True)), ends)
