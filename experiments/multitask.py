@@ -26,7 +26,7 @@ Data = list[
 
 
 def load_tasks(name: str, seed: int, normalize: bool = True) -> Data:
-    """Return five alphabets, then their rotations: task i + 5 has the rows and labels of task i.
+    """Return five alphabets, then the same turned left by 90 degrees: task i + 5 has the rows and labels of task i.
 
     name: "omniglot", or "made up" for small ones that need no files. The seed chooses the order of rows and labels.
     """
@@ -34,7 +34,7 @@ def load_tasks(name: str, seed: int, normalize: bool = True) -> Data:
     if name == "made up":
         return made_up_tasks(random)
     if name == "omniglot":
-        return omniglot.load_rotated_alphabets(random, normalize)
+        return omniglot.load_rotated_alphabets(random, normalize, angle=-90)
     raise ValueError(f"no tasks named {name!r}: expected 'omniglot' or 'made up'")
 
 

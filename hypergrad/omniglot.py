@@ -92,14 +92,12 @@ def load_curated_alphabets(num_chars: Sequence[int], RS: np.random.RandomState) 
     return _shuffled_split(CURATED_ALPHABETS, num_chars, RS)
 
 
-def load_flipped_alphabets(normalize: bool = True) -> list[Alphabet]:
+def load_flipped_alphabets(RS: np.random.RandomState, normalize: bool = True) -> list[Alphabet]:
     """The five CURATED_ALPHABETS, then the same mirrored top to bottom: ten alphabets.
 
-    Alphabet i + 5 has the rows and labels of alphabet i. ``normalize``: less the mean of all the drawings.
+    Otherwise as ``load_rotated_alphabets``.
     """
-    return _with_copies(
-        load_data(CURATED_ALPHABETS), lambda images: np.flip(images, axis=1), normalize=normalize
-    )
+    return _with_copies(RS, lambda images: np.flip(images, axis=1), normalize)
 
 
 def load_rotated_alphabets(
@@ -108,20 +106,20 @@ def load_rotated_alphabets(
     """The five CURATED_ALPHABETS, then the same rotated: ten alphabets, the tasks of the paper's figure 8.
 
     RS: puts the characters in random columns and the rows in random order; alphabet i + 5 has the rows and labels
-    of alphabet i. normalize: less the mean of all the drawings, else in [0, 1]. angle: degrees anticlockwise;
-    quarter turns are exact, other angles interpolate linearly and cut the corners off.
+    of alphabet i. normalize: less the mean of all the drawings, else in [0, 1]. angle: degrees clockwise, 90 being
+    np.rot90(image, -1); quarter turns are exact, other angles interpolate linearly and cut the corners off.
+    Raises TypeError where RS is no generator.
     """
 
     def rotated(images: np.ndarray) -> np.ndarray:
         if angle % 90 == 0:
-            return np.rot90(images, int(angle // 90), axes=(1, 2))
+            return np.rot90(images, -int(angle // 90), axes=(1, 2))
         from scipy.ndimage import rotate
 
         # grid-constant: paper around the drawing, so that ink at the very edge fades instead of vanishing.
-        return rotate(images, angle, axes=(1, 2), reshape=False, order=1, mode="grid-constant")
+        return rotate(images, -angle, axes=(1, 2), reshape=False, order=1, mode="grid-constant")
 
-    originals = [_shuffled(alphabet, RS) for alphabet in load_data(CURATED_ALPHABETS)]
-    return _with_copies(originals, rotated, normalize)
+    return _with_copies(RS, rotated, normalize)
 
 
 def random_partition(
@@ -170,12 +168,18 @@ def _name(alphabet: str | int) -> str:
 # Random order, groups, and copies of alphabets.  None of these changes what it is given.
 
 
+def _permutation(RS: np.random.RandomState, n: int) -> np.ndarray:
+    if not hasattr(RS, "permutation"):
+        raise TypeError(f"expected RS, a generator of random numbers like RandomState(0), got {RS!r}")
+    return RS.permutation(n)
+
+
 def _shuffled_rows(alphabet: Alphabet, RS: np.random.RandomState) -> Alphabet:
-    return dictslice(alphabet, RS.permutation(len(alphabet["X"])))
+    return dictslice(alphabet, _permutation(RS, len(alphabet["X"])))
 
 
 def _shuffled(alphabet: Alphabet, RS: np.random.RandomState) -> Alphabet:
-    columns = RS.permutation(alphabet["T"].shape[1])
+    columns = _permutation(RS, alphabet["T"].shape[1])
     return _shuffled_rows({**alphabet, "T": alphabet["T"][:, columns]}, RS)
 
 
@@ -207,8 +211,9 @@ def _less_mean(alphabets: list[Alphabet]) -> list[Alphabet]:
 
 
 def _with_copies(
-    originals: list[Alphabet], transform: Callable[[np.ndarray], np.ndarray], normalize: bool
+    RS: np.random.RandomState, transform: Callable[[np.ndarray], np.ndarray], normalize: bool
 ) -> list[Alphabet]:
+    originals = [_shuffled(alphabet, RS) for alphabet in load_data(CURATED_ALPHABETS)]
     copies = [
         {"X": transform(X.reshape(-1, SIDE, SIDE)).reshape(X.shape), "T": T.copy()}
         for X, T in (alphabet.values() for alphabet in originals)

@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from experiments.common import RESULTS, load_arrays
+from experiments.multitask import load_tasks
 from hypergrad import _download, omniglot
 from hypergrad import _omniglot_archives as archives_module
 from hypergrad.util import RandomState
@@ -318,10 +320,10 @@ def test_rotated_alphabets_are_quarter_turns_of_the_curated_ones():
     for name, original, rotated in zip(omniglot.CURATED_ALPHABETS, data[:5], data[5:], strict=True):
         npt.assert_array_equal(original["T"], rotated["T"], err_msg=f"labels of {name}")
         for upright, turned in zip(original["X"][:20], rotated["X"][:20], strict=True):
-            # Anticlockwise: what was the right edge is the top.
-            npt.assert_array_equal(turned.reshape(28, 28)[0], upright.reshape(28, 28)[:, -1], err_msg=name)
+            # Clockwise: what was the left edge, from the bottom up, is the top.
+            npt.assert_array_equal(turned.reshape(28, 28)[0], upright.reshape(28, 28)[::-1, 0], err_msg=name)
             npt.assert_array_equal(
-                turned.reshape(28, 28).T[:, ::-1].T, upright.reshape(28, 28).T, err_msg=name
+                turned.reshape(28, 28), np.rot90(upright.reshape(28, 28), -1), err_msg=name
             )
     assert rows_of(data[:5]) == rows_of(omniglot.load_data(omniglot.CURATED_ALPHABETS))
 
@@ -347,7 +349,7 @@ def test_the_generator_orders_rows_and_columns():
 def test_quarter_turns_are_exact(angle, quarters):
     data = omniglot.load_rotated_alphabets(RandomState(0), normalize=False, angle=angle)
     images = data[0]["X"].reshape(-1, 28, 28)
-    npt.assert_array_equal(data[5]["X"].reshape(-1, 28, 28), np.rot90(images, quarters, axes=(1, 2)))
+    npt.assert_array_equal(data[5]["X"].reshape(-1, 28, 28), np.rot90(images, -quarters, axes=(1, 2)))
 
 
 def test_other_angles_turn_the_same_way_and_stay_in_range():
@@ -361,15 +363,40 @@ def test_other_angles_turn_the_same_way_and_stay_in_range():
 
 
 def test_flipped_alphabets_are_mirrored_top_to_bottom():
-    data = omniglot.load_flipped_alphabets(normalize=False)
+    data = omniglot.load_flipped_alphabets(RandomState("flipped"), False)
     assert len(data) == 10
     for original, flipped in zip(data[:5], data[5:], strict=True):
         npt.assert_array_equal(flipped["X"].reshape(-1, 28, 28), original["X"].reshape(-1, 28, 28)[:, ::-1])
         npt.assert_array_equal(flipped["T"], original["T"])
         flipped["T"][:] = 5
         assert original["T"].max() == 1, "the two share their labels' memory"
-    everything = np.concatenate([alphabet["X"] for alphabet in omniglot.load_flipped_alphabets()])
+    assert rows_of(data[:5]) == rows_of(omniglot.load_data(omniglot.CURATED_ALPHABETS))
+    everything = np.concatenate(
+        [alphabet["X"] for alphabet in omniglot.load_flipped_alphabets(RandomState(0))]
+    )
     assert np.abs(everything.mean(axis=0)).max() < 1e-12
+
+
+def test_flipped_and_rotated_alphabets_start_from_the_same_rows_and_columns():
+    flipped = omniglot.load_flipped_alphabets(RandomState(3), normalize=False)
+    rotated = omniglot.load_rotated_alphabets(RandomState(3), normalize=False)
+    for a, b in zip(flipped[:5], rotated[:5], strict=True):
+        npt.assert_array_equal(a["X"], b["X"])
+        npt.assert_array_equal(a["T"], b["T"])
+
+
+@pytest.mark.parametrize("load", [omniglot.load_flipped_alphabets, omniglot.load_rotated_alphabets])
+def test_what_is_no_generator_is_refused(load):
+    with pytest.raises(TypeError, match=r"expected RS, a generator of random numbers .*, got True"):
+        load(True)
+
+
+def test_the_tasks_of_figure_8_are_turned_left_as_in_the_committed_results():
+    committed = load_arrays(RESULTS / "omniglot_sharing" / "results.npz")["drawings"]
+    tasks = np.array([task["X"][:15] for task in load_tasks("omniglot", 0, normalize=False)])
+    for drawings in (committed, tasks):
+        images = drawings.reshape(10, 15, 28, 28)
+        npt.assert_array_equal(images[5:], np.rot90(images[:5], axes=(2, 3)))
 
 
 def test_show_alphabets_draws_a_row_of_drawings_per_alphabet():
@@ -387,7 +414,9 @@ def test_show_alphabets_draws_a_row_of_drawings_per_alphabet():
                     assert (alphabet["X"] == tile.reshape(784)).all(axis=1).any(), (
                         "not a drawing of the alphabet"
                     )
-            npt.assert_array_equal(np.rot90(tiles[:5], axes=(2, 3)), tiles[5:], err_msg="rows do not match")
+            npt.assert_array_equal(
+                np.rot90(tiles[:5], -1, axes=(2, 3)), tiles[5:], err_msg="rows do not match"
+            )
     finally:
         plt.close("all")
 
