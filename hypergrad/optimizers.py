@@ -46,7 +46,7 @@ def simple_sgd(
 ) -> Vector:
     """Gradient descent with momentum: v <- mass v - (1 - mass) g, then x <- x + step_size v.
 
-    Invariant: the x passed in is not changed.
+    Invariant: the x passed in is not changed; in 2015 it was updated in place.
     grad(x, i): the gradient in iteration i, of the shape of x, which is any.  callback(x, i, g): called before
     each update.
     Returns the final x.  Raises FloatingPointError, naming the iteration, where a gradient is not finite, and

@@ -5,6 +5,11 @@ all are thin calls of the one engine (`hypergrad.train`).  They differ in what t
 x and v are vectors, shape (N,), alphas (step sizes) and betas (decays) of shape (N_iter,), unless a docstring
 says otherwise; meta is an array of floats or a tree of such.  No argument is changed.  Errors are those of
 `train`, and ValueError where lengths do not agree.
+
+`sgd4`, `sgd_parsed` and the two `sgd_meta_only` take forward_pass_only, as in 2015.  True, the default: train, and
+return x alone; nothing is kept for a backward pass unless autograd follows an argument, and then the result can
+be differentiated.  False, where autograd follows none: return (x, [None, hypergrad]), where hypergrad maps a
+gradient with respect to x, (N,), to those with respect to the hyperparameters, in their order and shapes.
 """
 
 from __future__ import annotations
@@ -39,8 +44,9 @@ def sgd(
     """Train on loss_fun(x, idxs), batch i % len(batches) at iteration i, and differentiate the final loss.
 
     batches: a `BatchList`; the final loss is on batches.all_idxs.
-    Returns a dict: x_final; learning_curve (the loss on all_idxs at the start and, if recorded, after each
-    iteration); loss_final; and its derivatives d_x, d_v, d_alphas, d_betas, in the shapes of the arguments.
+    Returns a dict: x_final; learning_curve (the loss on all_idxs at the start and, if recorded, after each epoch of
+    len(batches) iterations and at the end); loss_final; and its derivatives d_x, d_v, d_alphas, d_betas, in the
+    shapes of the arguments.
     Now: `grad` of a function that calls `hypergrad.train`.
     """
     _check_length(N_iter, alphas, betas)
@@ -54,7 +60,7 @@ def sgd(
     curve: list[float] = [float(full_loss(x, None))]
 
     def record(x: Array, v: Array, g: Array, i: int) -> None:
-        if record_learning_curve and i > 0:
+        if record_learning_curve and i > 0 and i % len(batches) == 0:
             curve.append(float(full_loss(x, None)))
 
     x_final, pull_back = _train(L_grad, x, v, alphas, betas, None, record)
@@ -133,16 +139,22 @@ def sgd4(
     L_grad: Callable[[Array, Any, int], Array],
     hypers: Any,
     callback: Callable[[Array, Array, Array, int], None] | None = None,
-) -> Array:
+    forward_pass_only: bool = True,
+) -> Any:
     """Train with the gradient L_grad(x, meta, i), from zero velocity: the trained x, (N,).
 
     hypers: (x0, alphas, betas, meta), a tuple or list; the result can be differentiated with respect to each.
-    callback(x, v, g, i) before each update.  Now: `hypergrad.train`, which takes the loss itself.
+    callback(x, v, g, i) before each update.  forward_pass_only: see the module.
+    Now: `hypergrad.train`, which takes the loss itself.
     """
     x0, alphas, betas = (np.array(hypers[i]) for i in range(3))
-    meta, N_iter = hypers[3], np.size(alphas)
+    N_iter = np.size(alphas)
     _check_length(N_iter, alphas, betas)
-    return _descend(L_grad, x0, None, alphas, betas, meta, N_iter, callback)
+
+    def run(x0: Array, alphas: Array, betas: Array, meta: Any = None) -> Array:
+        return _descend(L_grad, x0, None, alphas, betas, meta, N_iter, callback)
+
+    return _trained(run, (x0, alphas, betas), hypers[3], forward_pass_only)
 
 
 def sgd_parsed(
@@ -150,15 +162,15 @@ def sgd_parsed(
     hypers: Any,
     parser: Any,
     callback: Callable[[Array, Array, Array, int], None] | None = None,
-) -> Array:
+    forward_pass_only: bool = True,
+) -> Any:
     """`sgd4` with step sizes and decays for each block of x: the trained x, (N,).
 
     hypers: (x0, alphas, betas, meta); alphas and betas of shape (N_iter, number of the parser's entries).
-    parser: a `VectorParser` or `WeightsParser` of x0.
+    parser: a `VectorParser` or `WeightsParser` of x0.  forward_pass_only: see the module.
     Now: `hypergrad.train` with a list of blocks as weights, and lists of schedules in `Momentum`.
     """
     x0, alphas, betas = (np.array(hypers[i]) for i in range(3))
-    meta = hypers[3]
     parts = [part for part, _ in parser.idxs_and_shapes.values()]
     N_iter = len(alphas) if np.ndim(alphas) else 1
     size = parts[-1].stop if parts else 0
@@ -170,9 +182,13 @@ def sgd_parsed(
                 f"{name} must have shape ({N_iter}, {len(parts)}), iterations and blocks of the parser, "
                 f"got {np.shape(values)}"
             )
-    blocks = [x0[part] for part in parts]
-    columns = [[values[:, j : j + 1] for j in range(len(parts))] for values in (alphas, betas)]
-    return _descend(L_grad, blocks, None, *columns, meta, N_iter, callback)
+
+    def run(x0: Array, alphas: Array, betas: Array, meta: Any = None) -> Array:
+        blocks = [x0[part] for part in parts]
+        columns = [[values[:, j : j + 1] for j in range(len(parts))] for values in (alphas, betas)]
+        return _descend(L_grad, blocks, None, *columns, meta, N_iter, callback)
+
+    return _trained(run, (x0, alphas, betas), hypers[3], forward_pass_only)
 
 
 def sgd_meta_only(
@@ -183,18 +199,19 @@ def sgd_meta_only(
     beta: float,
     N_iters: int,
     callback: Callable[[Array, Array, Array, int], None] | None = None,
-) -> Array:
+    forward_pass_only: bool = True,
+) -> Any:
     """Train with the gradient L_grad(x, meta, i): the trained x, (N,), differentiable in meta only.
 
     alpha, beta: one step size and decay.  L_grad is called with record_results=True on the forward pass, and
-    without the keyword on the backward pass.  Now: `hypergrad.train` with theta = meta.
+    without the keyword on the backward pass.  forward_pass_only: see the module.
+    Now: `hypergrad.train` with theta = meta.
     """
 
     def recording(x: Array, meta: Any, i: int) -> Array:
         return L_grad(x, meta, i) if is_traced(x) else L_grad(x, meta, i, record_results=True)
 
-    x0, alpha, beta = (value_of(value) for value in (x0, alpha, beta))
-    return _descend(recording, x0, None, alpha, beta, meta, N_iters, callback)
+    return _meta_only(recording, meta, x0, alpha, beta, N_iters, callback, forward_pass_only)
 
 
 def sgd_meta_only_sub(
@@ -206,7 +223,8 @@ def sgd_meta_only_sub(
     N_iters: int,
     N_sub: int,
     callback: Callable[[Array, Array, Array, int], None] | None = None,
-) -> Array:
+    forward_pass_only: bool = True,
+) -> Any:
     """`sgd_meta_only` with the gradient the sum of L_grad_sub(x, meta, i, i_sub) over i_sub = 0 .. N_sub - 1.
 
     The original accumulated the wrong product for meta; this does not.
@@ -217,8 +235,25 @@ def sgd_meta_only_sub(
 
     if N_sub < 1:
         raise ValueError(f"N_sub must be 1 or more, got {N_sub}")
+    return _meta_only(summed, meta, x0, alpha, beta, N_iters, callback, forward_pass_only)
+
+
+def _meta_only(
+    L_grad: Callable[[Array, Any, int], Array],
+    meta: Any,
+    x0: Array,
+    alpha: float,
+    beta: float,
+    N_iters: int,
+    callback: Callable[[Array, Array, Array, int], None] | None,
+    forward_pass_only: bool,
+) -> Any:
     x0, alpha, beta = (value_of(value) for value in (x0, alpha, beta))
-    return _descend(summed, x0, None, alpha, beta, meta, N_iters, callback)
+
+    def run(meta: Any = None) -> Array:
+        return _descend(L_grad, x0, None, alpha, beta, meta, N_iters, callback)
+
+    return _trained(run, (), meta, forward_pass_only)
 
 
 def _descend(
@@ -261,20 +296,34 @@ def _descend(
     )
 
 
+def _trained(run: Callable[..., Array], arrays: tuple[Array, ...], meta: Any, forward_pass_only: bool) -> Any:
+    """run(*arrays, meta); with its hypergrad, as in 2015, where that is asked for and autograd follows nothing."""
+    arguments = (*arrays, Layout(meta, "meta").flatten(meta))
+    if forward_pass_only or any(is_traced(argument) for argument in arguments):
+        return run(*arrays, meta)
+    x_final, pull_back = _with_pull_back(run, arrays, meta)
+    return x_final, [None, pull_back if arrays else lambda d_x: pull_back(d_x)[0]]
+
+
+def _with_pull_back(
+    run: Callable[..., Array], arrays: tuple[Array, ...], meta: Any
+) -> tuple[Array, Callable]:
+    """run(*arrays, meta), and the map from its cotangent to those of the arguments, but for a meta of None."""
+    arguments = (*arrays, meta) if meta is not None else arrays
+    pull_back, result = make_vjp(lambda packed: run(*[packed[i] for i in range(len(arguments))]))(arguments)
+    return result, pull_back
+
+
 def _train(
     L_grad: Callable, x: Array, v: Array, alphas: Array, betas: Array, meta: Any, callback: Callable
 ) -> tuple[Array, Callable]:
     """Trained x, and the map from a loss(x, meta) at the end to its gradients: (x, v, alphas, betas[, meta])."""
-    arguments = tuple(np.array(value, dtype=float) for value in (x, v, alphas, betas))
-    if meta is not None:
-        arguments = (*arguments, meta)
 
-    def trained(arguments: Any) -> Array:
-        x, v, alphas, betas = (arguments[i] for i in range(4))
-        parameters = arguments[4] if meta is not None else None
-        return _descend(L_grad, x, v, alphas, betas, parameters, np.shape(alphas)[0], callback)
+    def run(x: Array, v: Array, alphas: Array, betas: Array, meta: Any = None) -> Array:
+        return _descend(L_grad, x, v, alphas, betas, meta, np.shape(alphas)[0], callback)
 
-    vjp, x_final = make_vjp(trained)(arguments)
+    arrays = tuple(np.array(value, dtype=float) for value in (x, v, alphas, betas))
+    x_final, vjp = _with_pull_back(run, arrays, meta)
 
     def pull_back(loss: Callable[[Array, Any], Array]) -> tuple:
         if meta is None:

@@ -92,12 +92,27 @@ def test_sgd():
     names = ("x", "v", "alphas", "betas")
     assert set(found) == {"x_final", "learning_curve", "loss_final", *("d_" + name for name in names)}
     onp.testing.assert_allclose(found["x_final"], unrolled(h), rtol=1e-7)
-    assert len(found["learning_curve"]) == T + 1
-    assert found["learning_curve"][0] == fixed(h["x"], BATCHES.all_idxs)
-    assert found["learning_curve"][-1] == found["loss_final"]
-    assert len(run(h)["learning_curve"]) == 1
     check(found, "d_", names, lambda h: run(h)["loss_final"], true, h)
     onp.testing.assert_array_equal(flatten(h)[0], before, err_msg="the arguments")
+
+
+@pytest.mark.parametrize(
+    ("num_iterations", "recorded"), [(0, [0]), (2, [0, 2]), (3, [0, 3]), (6, [0, 3, 6]), (8, [0, 3, 6, 8])]
+)
+def test_sgd_records_its_loss_at_every_epoch_and_at_the_end(num_iterations, recorded):
+    h, batches = hypers(), BatchList(12, 4)
+    data = onp.random.RandomState(4).randn(12, N)
+
+    def run(count, **options):
+        start = h["x"], h["v"], h["alphas"][:count], h["betas"][:count]
+        return sgd(
+            lambda x, idxs: np.mean(np.tanh(np.dot(data[idxs], x)) ** 2), batches, count, *start, **options
+        )
+
+    found = run(num_iterations, record_learning_curve=True)
+    assert found["learning_curve"][1:] == [run(count)["loss_final"] for count in recorded[1:]]
+    assert found["learning_curve"][0] == np.mean(np.tanh(np.dot(data, h["x"])) ** 2)
+    assert run(num_iterations)["learning_curve"] == found["learning_curve"][:1], "not asked for"
 
 
 def test_sgd2():
@@ -220,6 +235,23 @@ def test_sgd_meta_only(sub):
     true = grad(lambda m: final(unrolled({**h, "meta": m}, gradient=total if sub else L_grad), m))(meta)
     assert relative_error(found, true) < 1e-7
     check_differences(lambda h: run(h["meta"]), {"meta": meta}, {"meta": found})
+
+
+def test_integers_are_refused_where_floats_are_meant():
+    h, integers = hypers(), onp.arange(N)
+    for run in (
+        lambda x, meta: sgd4(L_grad, (x, h["alphas"], h["betas"], meta)),
+        lambda x, meta: sgd_meta_only_sub(lambda x, meta, i, j: L_grad(x, meta, i), meta, x, 0.1, 0.5, T, 1),
+    ):
+        with pytest.raises(TypeError, match="weights must be an array of floats, got dtype int64"):
+            run(integers, h["meta"])
+        with pytest.raises(TypeError, match="meta must be an array of floats, got dtype int64"):
+            run(h["x"], integers)
+    schedules = h["alphas"], h["betas"]
+    with pytest.raises(TypeError, match="meta must be an array of floats, got dtype int64"):
+        sgd3(by_index, final, h["x"], h["v"], *schedules, integers)
+    as_floats = [sgd3(by_index, final, x, x, *schedules, h["meta"]) for x in (integers, integers * 1.0)]
+    onp.testing.assert_array_equal(as_floats[0]["x_final"], as_floats[1]["x_final"])
 
 
 def test_mismatches_raise():

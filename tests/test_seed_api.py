@@ -12,6 +12,7 @@ from test_optimizers import L_grad, N, T, by_index, final, hypers, parser
 from hypergrad.exact_rep import BitStore, ExactRep
 from hypergrad.nn_utils import BatchList, VectorParser, WeightsParser, make_nn_funs
 from hypergrad.optimizers import sgd3, sgd4, sgd_meta_only, sgd_meta_only_sub, sgd_parsed
+from hypergrad.recoveries import Reversible
 
 # module: {name: parameters in order, those with defaults as name=default}
 FUNCTIONS = {
@@ -19,10 +20,10 @@ FUNCTIONS = {
         "sgd": "loss_fun batches N_iter x v alphas betas record_learning_curve=False",
         "sgd2": "optimizing_loss secondary_loss batches N_iter x0 v0 alphas betas meta",
         "sgd3": "optimizing_loss secondary_loss x0 v0 alphas betas meta callback=None",
-        "sgd4": "L_grad hypers callback=None",
-        "sgd_parsed": "L_grad hypers parser callback=None",
-        "sgd_meta_only": "L_grad meta x0 alpha beta N_iters callback=None",
-        "sgd_meta_only_sub": "L_grad_sub meta x0 alpha beta N_iters N_sub callback=None",
+        "sgd4": "L_grad hypers callback=None forward_pass_only=True",
+        "sgd_parsed": "L_grad hypers parser callback=None forward_pass_only=True",
+        "sgd_meta_only": "L_grad meta x0 alpha beta N_iters callback=None forward_pass_only=True",
+        "sgd_meta_only_sub": "L_grad_sub meta x0 alpha beta N_iters N_sub callback=None forward_pass_only=True",
         "simple_sgd": "grad x callback=None num_iters=200 step_size=0.1 mass=0.9",
         "rms_prop": "grad x callback=None num_iters=100 step_size=0.1 gamma=0.9 eps=1e-08",
         "adam": "grad x callback=None num_iters=100 step_size=0.1 b1=0.1 b2=0.01 eps=0.0001 lam=0.0001",
@@ -35,7 +36,7 @@ FUNCTIONS = {
         "BatchList": "N_total N_batch",
         "logsumexp": "X axis",
         "logit": "x",
-        "inv_logit": None,
+        "inv_logit": "y",
         "d_logit": "x",
         "make_nn_funs": "layer_sizes",
         "nice_layer_name": "key",
@@ -54,7 +55,7 @@ FUNCTIONS = {
         "load_data": "alphabets",
         "load_data_split": None,
         "load_curated_alphabets": None,
-        "load_flipped_alphabets": None,
+        "load_flipped_alphabets": "RS normalize=True",
         "load_rotated_alphabets": "RS normalize=True angle=90",
         "random_partition": "data RS num_chars",
         "show_alphabets": "alphabets ax=None n_cols=20",
@@ -184,9 +185,6 @@ def test_callbacks_get_x_v_g_and_i_before_each_update():
     def record(name):
         return lambda x, v, g, i: calls.setdefault(name, []).append((x.copy(), v.copy(), g.copy(), i))
 
-    def with_keyword(x, meta, i, record_results=False):
-        return L_grad(x, meta, i)
-
     finals = {
         "sgd4": sgd4(L_grad, (h["x"], h["alphas"], h["betas"], h["meta"]), record("sgd4")),
         "parsed": sgd_parsed(
@@ -214,6 +212,58 @@ def test_callbacks_get_x_v_g_and_i_before_each_update():
             onp.testing.assert_allclose(next_x, x + alpha * moved, atol=1e-7, err_msg=name)
             if next_v is not None:
                 onp.testing.assert_allclose(next_v, moved, atol=1e-7, err_msg=name)
+
+
+def with_keyword(x, meta, i, record_results=False):
+    return L_grad(x, meta, i)
+
+
+def by_parts(x, meta, i, j):
+    return L_grad(x, meta, i) * (1 + j)
+
+
+def all_hypers(columns=()):
+    h = hypers(columns)
+    return tuple(h[name] for name in ("x", "alphas", "betas", "meta"))
+
+
+FORWARD_AND_BACKWARD = {  # (hyperparameters, what trains with them)
+    "sgd4": (all_hypers(), lambda h, **options: sgd4(L_grad, h, **options)),
+    "sgd_parsed": (all_hypers((2,)), lambda h, **options: sgd_parsed(L_grad, h, parser(), **options)),
+    "sgd_meta_only": (
+        hypers()["meta"],
+        lambda meta, **options: sgd_meta_only(with_keyword, meta, hypers()["x"], 0.2, 0.75, T, **options),
+    ),
+    "sgd_meta_only_sub": (
+        hypers()["meta"],
+        lambda meta, **options: sgd_meta_only_sub(by_parts, meta, hypers()["x"], 0.2, 0.75, T, 2, **options),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD_AND_BACKWARD)
+def test_forward_pass_only_or_with_the_hypergradient_as_in_2015(name, monkeypatch):
+    values, run = FORWARD_AND_BACKWARD[name]
+    d_x = onp.random.RandomState(5).randn(N)
+    x_final, (nothing, hypergrad) = run(values, forward_pass_only=False)
+    assert nothing is None
+    found = hypergrad(d_x)
+    for options in (
+        {},
+        {"forward_pass_only": True},
+        {"forward_pass_only": False},
+    ):  # alike while autograd follows
+        expected = grad(lambda values, options=options: np.dot(d_x, run(values, **options)))(values)
+        for one, other in zip(
+            *((g if isinstance(g, tuple) else (g,)) for g in (found, expected)), strict=True
+        ):
+            assert onp.any(other)
+            onp.testing.assert_array_equal(one, other, err_msg=str(options))
+    monkeypatch.setattr(
+        Reversible, "start", lambda *_: pytest.fail("nothing need be kept for a backward pass")
+    )
+    onp.testing.assert_array_equal(run(values), x_final)
+    onp.testing.assert_array_equal(run(values, forward_pass_only=True), x_final)
 
 
 def test_schedules_may_be_plain_lists():
