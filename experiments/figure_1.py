@@ -1,9 +1,8 @@
 """Figure 1: gradient descent through gradient descent, on a loss of two weights (section 1).
 
 The step sizes and decays of all 50 steps are learned: their gradient leads back through the whole descent.
-In 2015 the losses at the end of the three meta-iterations were 395.30, 356.57 and 356.34. That code multiplied
-by the next multiple of 2^-16 above each decay, 0.990005 for 0.99, while 1 - decay kept its value. `RoundedUp` does
-the same, and gets these numbers; the figure shows descent at the decays as they are.
+In 2015 the losses at the end of the three meta-iterations were 395.30, 356.57 and 356.34. With the rounding of that
+package (`rounding_2015`) we get these numbers; the figure shows descent at the decays as they are.
 """
 
 from __future__ import annotations
@@ -16,22 +15,10 @@ from autograd import grad, make_vjp
 from matplotlib.figure import Figure
 
 import hypergrad as hg
+from experiments import rounding_2015
 from experiments.common import main
-from hypergrad.differentiation import value_of
 from hypergrad.optimizers import simple_sgd
 from hypergrad.plotting import COLORS, new_figure
-
-
-class RoundedUp(hg.Momentum):
-    """Momentum with its velocity decayed as the 2015 package did: by (floor(2^16 decay) + 1) / 2^16."""
-
-    def coefficients(self, schedule: Callable, num_steps: int) -> dict[str, np.ndarray]:
-        """Those of Momentum, but for the rounding, which counts as the identity in derivatives."""
-        coefficients = dict(super().coefficients(schedule, num_steps))
-        decay = coefficients["decay"]
-        plain = value_of(decay)
-        coefficients["decay"] = decay + ((np.floor(plain * 2.0**16) + 1) / 2.0**16 - plain)
-        return coefficients
 
 
 @dataclass(frozen=True)
@@ -64,23 +51,21 @@ def training_loss(w: np.ndarray, theta: None = None, t: int = 0) -> np.ndarray:
     return toy_loss(w[0], w[1])
 
 
-def descend(config: Config, hypers: np.ndarray, callback: Callable, make_rule: Callable) -> np.ndarray:
+def descend(config: Config, hypers: np.ndarray, callback: Callable, train: Callable) -> np.ndarray:
     """Return the trained weights; hypers: a log step size, then a logit decay, for every iteration."""
     log_step_sizes, logit_decays = hypers[: config.num_iterations], hypers[config.num_iterations :]
-    rule = make_rule(step_size=np.exp(log_step_sizes), decay=hg.logistic(logit_decays))
+    rule = hg.Momentum(step_size=np.exp(log_step_sizes), decay=hg.logistic(logit_decays))
     start = np.array(config.initial_weights)
-    return hg.train(training_loss, start, rule, config.num_iterations, callback=callback)
+    return train(training_loss, start, rule, config.num_iterations, callback=callback)
 
 
-def learn(config: Config, make_rule: Callable) -> tuple[np.ndarray, np.ndarray]:
+def learn(config: Config, train: Callable) -> tuple[np.ndarray, np.ndarray]:
     """Learn the schedules; return the weights and the hyperparameters of every meta-iteration."""
     trajectories, schedules, T = [], [], config.num_iterations
 
     def hypergradient(hypers: np.ndarray, i: int) -> np.ndarray:
         path: list[np.ndarray] = []
-        pull_back, w = make_vjp(lambda h: descend(config, h, lambda s: path.append(s.weights), make_rule))(
-            hypers
-        )
+        pull_back, w = make_vjp(lambda h: descend(config, h, lambda s: path.append(s.weights), train))(hypers)
         trajectories.append([*path, w])
         schedules.append(hypers.reshape(2, T))
         return pull_back(grad(training_loss)(w))
@@ -97,8 +82,8 @@ def learn(config: Config, make_rule: Callable) -> tuple[np.ndarray, np.ndarray]:
 
 def run(config: Config) -> dict[str, np.ndarray]:
     """Learn the schedules; return each meta-iteration's trajectory and schedules, and the loss surface."""
-    paths, schedules = learn(config, hg.Momentum)
-    paths_2015, _ = learn(config, RoundedUp)
+    paths, schedules = learn(config, hg.train)
+    paths_2015, _ = learn(config, rounding_2015.train)
     losses = toy_loss(paths[..., 0], paths[..., 1])
     w1, w2 = np.meshgrid(np.linspace(-2, 2.5, config.grid_size), np.linspace(-1, 4.5, config.grid_size))
     return {
