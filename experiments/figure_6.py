@@ -6,6 +6,7 @@ pixels that would mislead it; where they become small the validation rows want t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import autograd.numpy as np
@@ -31,7 +32,7 @@ class Config:
     step_size: float = 1.0
     decay: float = 0.9
     log_scale: float = -4.0
-    initial_l2: float = 0.02718
+    initial_l2: float = math.e / 100
     prior: float = 0.01
     num_meta_iterations: int = 50
     meta_step_size: float = 1000.0
