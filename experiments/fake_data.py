@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.common import Track, main
-from experiments.figure_7 import Setting, learn
+from experiments.figure_7 import Problem, Setting, learn
+from hypergrad.mnist import load_data_dicts
 from hypergrad.plotting import COLORS, PAGE_WIDTH, new_figure
 
 
@@ -38,9 +39,9 @@ def run(config: Config, track: Track | None = None) -> dict[str, np.ndarray]:
     """Learn every set of images; return losses and errors, (numbers of images, of rows, meta-iterations + 1)."""
     track, found = track or Track(), []
     for images, rows in product(config.num_images, config.num_valid):
-        setting = Setting(images, (784, 10), -4.0, 20, config.num_meta_iterations, 1.0)
-        stage = f"{images} images from {rows} rows"
-        found.append(learn(setting, (rows, config.num_test), config.seed, track, stage))
+        setting = Setting(images, (784, 10), -4.0, 20, config.num_meta_iterations)
+        problem = Problem(setting, *load_data_dicts(rows, config.num_test), config.seed)
+        found.append(learn(problem, track, f"{images} images from {rows} rows"))
     shape = len(config.num_images), len(config.num_valid), config.num_meta_iterations + 1
     measures = [name for name in found[0] if name.endswith(("_loss", "_error"))]
     return {
