@@ -61,7 +61,9 @@ class Layout:
         self.size = sum(self.sizes)
 
     def flatten(self, tree: Tree, name: str | None = None) -> Any:
-        """The leaves of `tree` as one float64 vector, (size,); differentiable, never a view of the leaves.
+        """The leaves of `tree` as one vector, (size,), of float64, or of float32 if all are; differentiable.
+
+        It is never a view of the leaves.
 
         Raises ValueError where the tree does not match, TypeError where a leaf holds no floats.
         """
@@ -79,7 +81,7 @@ class Layout:
             )
         if not pairs:
             return onp.zeros(0)
-        return np.concatenate([np.ravel(leaf) for _, leaf in pairs]) * 1.0
+        return _as_float64(np.concatenate([np.ravel(leaf) for _, leaf in pairs]) * 1.0)
 
     def unflatten(self, vector: Any) -> Tree:
         """The tree whose leaves are the parts of `vector`, (size,): views, in plain containers."""
@@ -190,7 +192,12 @@ def _column(value: Any, path: str, num_steps: int, before: int, weights_shape: t
             f"of them, or for each of {steps} steps: for a schedule, give it {explicit}; there are no step sizes "
             "or decays of single weights"
         )
-    return np.reshape(value, (-1, 1)) * 1.0
+    return _as_float64(np.reshape(value, (-1, 1)) * 1.0)
+
+
+def _as_float64(array: Any) -> Any:
+    """An array of half or extended precision as one of double; single precision stays."""
+    return array if value_of(array).dtype.char in "fd" else array.astype(onp.float64)
 
 
 def _check_is_no_list_of_steps(value: Tree, weights: Tree, name: str, steps: int) -> None:
