@@ -22,7 +22,7 @@ from hypergrad.recoveries import (
 )
 from hypergrad.reversible import BackwardStep, Step, Trained, train
 from hypergrad.rules import HeavyBall, Momentum, Nesterov
-from hypergrad.tracing import AdjointGrowthError, AdjointGrowthWarning, BackwardTrace
+from hypergrad.tracing import AdjointGrowthError, AdjointGrowthWarning, BackwardPass, BackwardTrace
 from hypergrad.util import logistic, logit
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "AdamW",
     "AdjointGrowthError",
     "AdjointGrowthWarning",
+    "BackwardPass",
     "BackwardStep",
     "BackwardTrace",
     "BitStore",

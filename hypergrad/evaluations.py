@@ -195,7 +195,7 @@ def _evaluate_seed(
     growth_limit: float | None,
     item: tuple[Vector, int, int],
 ) -> tuple[float, Vector, float]:
-    """Loss, gradient in free coordinates, and growth of the adjoint (0 where it is not traced).
+    """Loss, gradient in free coordinates, and largest growth of the adjoint of any run (0 where it is not traced).
 
     item: point, meta-iteration, seed.  What stays the same comes before, so that other processes keep it.
     """

@@ -36,7 +36,8 @@ class History(NamedTuple):
     gradient_norm: (n,), of the mean gradient in free coordinates.  gradient_sem: (n,), the norm of its standard
         errors; None for a single seed.  Where training failed, and a line search of L-BFGS turned back, loss and
         gradient_norm are infinite.
-    growth: (n,), the largest growth of the adjoint of any seed (`BackwardTrace`); None without growth_limit.
+    growth: (n,), the largest growth of the adjoint (`BackwardTrace`) in any run of any seed; NaN where training
+        failed; None without growth_limit.
     seconds: (n,), of each evaluation.
     hypers: the tree with an axis of length n in front of every leaf.
     """
@@ -104,7 +105,8 @@ def minimize(
     max_evaluations: hypergradients to spend, seeds counted.  max_seconds: time to spend, that before an
         interruption included; both are looked at before each evaluation.
     gradient_tolerance: end where the norm of the gradient is not above it.
-    growth_limit: end where the adjoint of any seed grows beyond this (30 is a good choice, see `BackwardTrace`).
+    growth_limit: end where the adjoint of any run of any seed grows beyond this (30 is a good choice, see
+        `BackwardTrace`).
     checkpoint: a folder that keeps each evaluation as soon as it is done.  Called again with the same arguments,
         minimize goes on where it was, to the same numbers bit for bit; limits may be raised.
     callback(i, hypers, loss, gradient): called after evaluation i, but not again when resuming; gradient is a tree
@@ -225,6 +227,7 @@ def _result(loop: Evaluations, reason: str) -> MinimizeResult:
     norms = np.array([np.linalg.norm(record["gradient"]) for record in records])
     failed = np.array([bool(record["failed"]) for record in records], bool)
     column["loss"][failed] = norms[failed] = np.inf
+    column["growth"][failed] = np.nan
     several = loop.settings["num_seeds"] > 1
     points = [loop.coordinates.layout.flatten(tree(record["point"])) for record in records]
     matrix = np.array(points).reshape(len(records), loop.coordinates.layout.size)

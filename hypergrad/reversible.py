@@ -40,7 +40,7 @@ from hypergrad.operations import Add, Blocks, Decay, Group, Numbers, Operation, 
 from hypergrad.parsers import take_block
 from hypergrad.recoveries import Certificate, NoMemory, Recovery, Reversible
 from hypergrad.rules import RULE_PROVIDES, Rule
-from hypergrad.tracing import active_trace
+from hypergrad.tracing import told
 from hypergrad.trees import Layout, schedule
 
 __all__ = ["BackwardStep", "Run", "Step", "Tape", "Trained", "run_rule", "train"]
@@ -141,7 +141,7 @@ def run_rule(
 
     coefficients = rule.coefficients(columns, num_steps)
     arguments |= coefficients
-    monitor = monitor if monitor is not None else active_trace()
+    monitor = told(monitor)
     sees_states = return_state or callback is not None or monitor is not None
     units = rule.units(columns, num_steps) if sees_states and num_steps > 0 else {}
     if not isinstance(gradient, differentiation.FlatGradient):
@@ -199,6 +199,7 @@ class BackwardStep(NamedTuple):
     limit_bytes: what they would take at the entropy limit, log2(1 / decay) bits per number and step.
     outputs: the norm of the cotangents that outputs of training after this iteration brought in at it.
     certificate: at the last step, of a recovery that compares what came back: that it was right.
+    backward_pass: tells passes apart, of this run or another: an object that all steps of one pass share.
     """
 
     iteration: int
@@ -207,6 +208,7 @@ class BackwardStep(NamedTuple):
     limit_bytes: float = 0.0
     outputs: float = 0.0
     certificate: Certificate | None = None
+    backward_pass: object = None
 
 
 class Entry(NamedTuple):
@@ -313,7 +315,7 @@ class Run:
         self.complete = False
         d = {name: np.zeros_like(self.arguments[name]) for name in {*self.states, *wanted}}
         self.d_gradient = np.empty(self.layout.size)
-        limits = self._limits_of_buffers() if self.monitor is not None else None
+        limits, this_pass = self._limits_of_buffers() if self.monitor is not None else None, object()
         for t in reversed(range(self.num_steps)):
             added = self._add_cotangents(t + 1, cotangents, d)
             tape = self.memory.recall(self, t)
@@ -325,7 +327,8 @@ class Run:
             if self.monitor is not None:
                 states = {name: self._in_units(name, d[name], t, -1) for name in self.states}
                 buffers = sum(store.nbytes for state in self.states.values() for store in state.stores)
-                self.monitor(BackwardStep(t, states, buffers, limits[t], added, self.memory.certificate))
+                certificate = self.memory.certificate
+                self.monitor(BackwardStep(t, states, buffers, limits[t], added, certificate, this_pass))
         self._add_cotangents(0, cotangents, d)
         self.gradient_at_hand = None
         return tuple(d[name] for name in wanted)

@@ -244,6 +244,42 @@ def test_growing_adjoint_ends_the_run_and_keeps_what_was_done():
     assert hg.minimize(training, start, num_iterations=1, transforms="log").history.growth is None
 
 
+def test_growth_is_the_largest_of_all_runs_of_all_seeds():
+    """The first seed trains tamely last, the second wildly first, and its runs have a monitor of their own."""
+    start = onp.array([0.3, -0.7, 1.1])
+
+    def loss(w, theta, t):
+        return np.sum(np.cos(3.0 * w)) + 0.05 * np.sum(w**2)
+
+    def objective(h, seed):
+        runs = [
+            hg.train(loss, h * start, hg.Momentum(step, 0.5), 30, monitor=lambda step: None)
+            for step in ((1.0, 2.0)[seed], 0.01)
+        ]
+        return sum(np.sum(w**2) for w in runs)
+
+    def growth(seed, num_seeds):
+        result = hg.minimize(
+            objective, 1.0, num_iterations=1, seed=seed, num_seeds=num_seeds, growth_limit=1e30
+        )
+        return result.history.growth[0]
+
+    alone = growth(0, 1), growth(1, 1)
+    assert min(alone) > 30
+    assert growth(0, 2) == max(alone)
+
+
+def test_growth_is_not_known_where_a_line_search_turned_back():
+    def objective(h, seed):
+        if float(getattr(h, "_value", h)) > 2.0:
+            raise hg.FixedPointRangeError("out of range", 0)
+        return 100.0 * (hg.train(lambda w, theta, t: (w - 1.0) ** 2, h, hg.Momentum(0.1, 0.5), 2) - 1.9) ** 2
+
+    history = hg.minimize(objective, 0.0, "lbfgs", 5, growth_limit=30.0).history
+    assert onp.isinf(history.loss).any()
+    onp.testing.assert_array_equal(onp.isnan(history.growth), onp.isinf(history.loss))
+
+
 def test_training_that_fails_ends_the_run_and_says_why():
     def objective(h, seed):
         if float(getattr(h, "_value", h)) > 1.25:

@@ -120,16 +120,117 @@ def test_outputs_along_the_way_are_no_growth():
     assert trace.growth.max() < 8
 
 
-def test_a_second_pass_starts_afresh():
+def test_a_second_pass_of_a_run_is_a_pass_of_its_own():
     trace = hg.BackwardTrace()
     pull_back, _ = make_vjp(lambda start: hg.train(bowl, start, hg.Momentum(0.1, 0.5), 12, monitor=trace))(
         onp.zeros(3)
     )
     pull_back(onp.ones(3))
-    once = trace.norms
-    pull_back(onp.ones(3))
-    assert len(trace.iterations) == 12
-    onp.testing.assert_array_equal(once["w"], trace.norms["w"])
+    pull_back(2 * onp.ones(3))
+    first, second = trace.passes
+    onp.testing.assert_array_equal(first.iterations, onp.arange(12)[::-1])
+    onp.testing.assert_array_equal(2 * first.norms["w"], second.norms["w"])
+    onp.testing.assert_array_equal(first.growth, second.growth)
+    trace.clear()
+    assert (trace.passes, trace.growth.size, trace.certificate) == ((), 0, None)
+
+
+def of_two_runs(first_step, last_step, **options):
+    """An objective that trains twice; the run that was trained last is pulled back first."""
+
+    def objective(start):
+        first = hg.train(bounce, start, hg.Momentum(first_step, 0.5), 40, **options)
+        last = hg.train(bounce, start, hg.Momentum(last_step, 0.5), 40, **options)
+        return np.sum(first**2) + np.sum(last**2)
+
+    return objective
+
+
+@pytest.mark.parametrize(
+    "steps", [(2.0, 0.01), (0.01, 2.0)], ids=["the wild one first", "the tame one first"]
+)
+def test_growth_warning_and_summary_cover_all_runs_of_an_objective(steps):
+    trace, start = hg.BackwardTrace(), onp.array([0.3, -0.7, 1.1])
+    alone = []
+    for step in reversed(steps):
+        alone.append(hg.BackwardTrace(1e30))
+        traced(bounce, hg.Momentum(step, 0.5), 40, alone[-1])
+    with pytest.warns(hg.AdjointGrowthWarning) as caught:
+        grad(of_two_runs(*steps, monitor=trace))(start)
+    assert len(caught) == 1
+    for noted, expected in zip(trace.passes, alone, strict=True):
+        for name in ("iterations", "growth", "buffer_bytes", "limit_bytes"):
+            onp.testing.assert_array_equal(getattr(noted, name), getattr(expected, name))
+        assert (noted.certificate, noted.growth_rate) == (expected.certificate, expected.growth_rate)
+        onp.testing.assert_array_equal(noted.norms["v"], expected.norms["v"])
+    largest = max(one.growth.max() for one in alone)
+    assert trace.growth.max() == largest > 30
+    assert trace.growth_rate == max(one.growth_rate for one in alone)
+    assert len(trace.iterations) == len(trace.norms["w"]) == len(trace.buffer_bytes) == 80
+    summary = trace.summary()
+    assert summary.startswith(
+        "2 backward passes, 1 of them beyond the limit of 30; growth of the adjoint at most"
+    )
+    assert f"{largest:.4g}, in number {1 if steps[1] == 2.0 else 2}" in summary
+
+
+def test_every_run_that_passes_the_limit_is_warned_of():
+    with pytest.warns(hg.AdjointGrowthWarning) as caught:
+        grad(of_two_runs(2.0, 2.5, monitor=hg.BackwardTrace()))(onp.array([0.3, -0.7, 1.1]))
+    assert len(caught) == 2
+
+
+def test_a_shorter_run_is_not_taken_for_the_rest_of_a_truncated_one():
+    """Ten steps after the last five of thirty: iterations 9 .. 0 follow 29 .. 25."""
+    trace = hg.BackwardTrace()
+
+    def objective(start):
+        short = hg.train(bowl, start, hg.Momentum(0.1, 0.5), 10, monitor=trace)
+        last_steps = hg.train(bowl, start, hg.Momentum(0.1, 0.5), 30, recovery=hg.Truncated(5), monitor=trace)
+        return np.sum(short) + np.sum(last_steps)
+
+    grad(objective)(onp.ones(3))
+    assert [list(one.iterations) for one in trace.passes] == [list(range(29, 24, -1)), list(range(9, -1, -1))]
+    assert [one.certificate.first for one in trace.passes] == [25, 0]
+
+
+def test_runs_of_other_rules_have_no_norms_of_states_they_lack():
+    trace = hg.BackwardTrace(1e30)
+
+    def objective(start):
+        with_moments = hg.train(bowl, start, hg.Adam(0.01), 4)
+        return np.sum(with_moments) + np.sum(hg.train(bowl, start, hg.Momentum(0.1, 0.5), 3))
+
+    with trace:
+        grad(objective)(onp.ones(3))
+    assert {name: onp.isnan(norms).sum() for name, norms in trace.norms.items()} == {
+        "w": 0,
+        "v": 4,
+        "m": 3,
+        "u": 3,
+    }
+
+
+def test_many_passes_are_summed_up_by_those_that_grew_most():
+    trace = hg.BackwardTrace()
+    with trace:
+        for step in onp.linspace(0.01, 0.1, 10):
+            traced(bounce, hg.Momentum(step, 0.5), 3, None)
+    summary = trace.summary()
+    assert summary.startswith("10 backward passes, 0 of them beyond")
+    assert summary.count("backward pass from") == 6
+    largest = onp.argsort([-one.growth.max() for one in trace.passes])[:6]
+    assert all(f"\n{i + 1}: backward pass" in summary for i in largest)
+
+
+def test_a_block_traces_runs_with_monitors_of_their_own_and_blocks_within_it():
+    outer, inner, own = hg.BackwardTrace(), hg.BackwardTrace(), []
+    with outer, inner, outer:
+        traced(bowl, hg.Momentum(0.1, 0.5), 6, own.append)
+        traced(bowl, hg.Momentum(0.1, 0.5), 6, inner)
+    traced(bowl, hg.Momentum(0.1, 0.5), 6, None)
+    assert len(own) == 6
+    assert len(outer.iterations) == len(inner.iterations) == 12
 
 
 @pytest.mark.parametrize("kind", RULES)
