@@ -7,6 +7,7 @@ it comes to the same numbers as without the interruption.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from hypergrad.domains import FreeCoordinates
 from hypergrad.exact_rep import FixedPointRangeError
+from hypergrad.kept_results import difference, identity, make_folder, naming, read_manifest, write_whole
 from hypergrad.recoveries import CoefficientRangeError, NonFiniteGradientError
 from hypergrad.tracing import AdjointGrowthError, BackwardTrace
 
@@ -70,6 +72,7 @@ class Evaluations:
         objective: Callable[[Any, int], Any],
         coordinates: FreeCoordinates,
         settings: dict[str, Any],
+        method: Any,
         checkpoint: str | os.PathLike[str] | None,
         jobs: int,
         limits: Limits,
@@ -79,8 +82,13 @@ class Evaluations:
         self.jobs, self.limits, self.callback = jobs, limits, callback
         self.last: Vector = np.zeros(0)
         self.records: list[dict[str, NDArray]] = []
-        self.checkpoint = None if checkpoint is None else _Checkpoint(Path(checkpoint), settings)
-        self.recorded = [] if self.checkpoint is None else self.checkpoint.load()
+        self.checkpoint, self.recorded = None, {}
+        if checkpoint is not None:
+            functions = {"objective": objective} | (
+                {} if isinstance(method, str) else {"method's code": method}
+            )
+            self.checkpoint = _Checkpoint(Path(checkpoint), settings, functions)
+            self.recorded = self.checkpoint.load(coordinates.layout.size)
 
     def run(
         self, descend: Callable[[Evaluations, Vector, int], str], start: Vector, num_iterations: int
@@ -99,11 +107,13 @@ class Evaluations:
     def evaluate(self, point: Vector, failures_turn_back: bool = False) -> dict[str, NDArray]:
         """The record of the objective at a point, averaged over seeds; from an earlier call if that made it."""
         i = len(self.records)
-        if i < len(self.recorded):
+        if i in self.recorded:
             record = self.recorded[i]
             self._check_record(record["point"], point, i)
         else:
             self._check_limits()
+            if self.checkpoint is not None:
+                self.checkpoint.check_writable()
             started = time.perf_counter()
             try:
                 record = self._measure(point, i)
@@ -121,7 +131,7 @@ class Evaluations:
         self.records.append(record)
         norm = float(np.linalg.norm(record["gradient"]))
         self.bar.set_postfix(loss=f"{float(record['loss']):.4g}", gradient=f"{norm:.3g}", refresh=False)
-        if self.callback is not None and i >= len(self.recorded):
+        if self.callback is not None and i not in self.recorded:
             tree = self.coordinates.from_free(point)
             self.callback(
                 i, tree, float(record["loss"]), self.coordinates.layout.unflatten(record["gradient"])
@@ -134,7 +144,7 @@ class Evaluations:
         if np.array_equal(recorded, point):
             return
         where = self.coordinates.layout.locate(int(np.argmax(recorded != point)))
-        why = "it started elsewhere" if i == 0 else "its objective, method or library versions were others"
+        why = "it started elsewhere" if i == 0 else "its library versions were others"
         raise ValueError(
             f"{self.checkpoint.folder} belongs to another problem: evaluation {i} was at another value of {where} "
             f"({why}); use another folder, or delete it"
@@ -217,40 +227,88 @@ def _evaluate_seed(
     return float(loss), gradient, float(np.max(trace.growth, initial=0.0)) if trace else 0.0
 
 
-class _Checkpoint:
-    """A folder with the settings and one npz file for each evaluation."""
+SHAPELESS = (
+    "loss",
+    "loss_sem",
+    "gradient_sem",
+    "growth",
+    "failed",
+    "seconds",
+)  # in a record, beside two vectors
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+
+class _Checkpoint:
+    """A folder with the settings, what tells the functions from others, and one npz file for each evaluation."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], functions: dict[str, Any]) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted, path = json.dumps(settings, indent=1, default=_plain), folder / "minimize.json"
-        settings = json.loads(wanted)
+        identities = {name: identity(function) for name, function in functions.items()}
+        make_folder(folder, "checkpoint")
+        wanted, path = json.dumps(settings | identities, indent=1, default=_plain), folder / "minimize.json"
+        advice = "use another folder, or delete it"
         if path.exists():
-            found = json.loads(path.read_text())
-            differing = [name for name in settings if found.get(name) != settings[name]]
+            settings = json.loads(json.dumps(settings, default=_plain))
+            found = read_manifest(path, settings)
+            differing = [name for name in settings if found[name] != settings[name]]
             if differing:
                 name = differing[0]
                 raise ValueError(
-                    f"{folder} belongs to another problem: its {name} was {found.get(name)}, now it is "
-                    f"{settings[name]}; use another folder, or delete it"
+                    f"{folder} belongs to another problem: its {name} was {found[name]}, now it is "
+                    f"{settings[name]}; {advice}"
                 )
+            for name, now in identities.items():
+                if name not in found:
+                    raise ValueError(
+                        f"{folder} does not say what its {name} was (earlier versions did not keep that), so that "
+                        f"it may belong to another problem; {advice}"
+                    )
+                with naming(path, "is damaged", advice):
+                    what_differs = difference(found[name], now)
+                if what_differs:
+                    raise ValueError(
+                        f"{folder} belongs to another problem, its {name}: {what_differs}; {advice}"
+                    )
+        elif any(folder.glob("evaluation-*.npz")):
+            raise ValueError(
+                f"{folder} holds evaluations but no minimize.json, so that they may belong to another problem; "
+                f"{advice}"
+            )
         else:
-            _write(path, lambda file: file.write(wanted.encode()))
+            self.check_writable()
+            write_whole(path, wanted.encode())
 
-    def load(self) -> list[dict[str, NDArray]]:
-        """The evaluations on record, in order."""
-        records = []
-        while (path := self._path(len(records))).exists():
-            with np.load(path, allow_pickle=False) as file:
-                records.append({name: file[name] for name in file.files})
+    def check_writable(self) -> None:
+        """Raise PermissionError if nothing can be kept, before it is computed."""
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(f"checkpoint {self.folder} is read-only: nothing can be kept in it")
+
+    def load(self, size: int) -> dict[int, dict[str, NDArray]]:
+        """The evaluations on record, by number.  Raises ValueError, naming it, for a damaged file.
+
+        size: of a point.
+        """
+        shapes = dict.fromkeys(SHAPELESS, ()) | dict.fromkeys(("point", "gradient"), (size,))
+        records = {}
+        for path in sorted(self.folder.glob("evaluation-*.npz")):
+            with naming(path, "is damaged", "delete it, and that evaluation runs again"):
+                with np.load(path, allow_pickle=False) as file:
+                    record = {name: file[name] for name in file.files}
+                found = {name: value.shape for name, value in record.items()}
+                if found != shapes:
+                    raise ValueError(f"it must hold arrays of shapes {shapes}, not {found}")
+                records[int(path.stem.removeprefix("evaluation-"))] = record
         return records
 
     def keep(self, i: int, record: dict[str, NDArray]) -> None:
         """Keep evaluation i; whole or not at all."""
-        _write(self._path(i), lambda file: np.savez(file, **record))
-
-    def _path(self, i: int) -> Path:
-        return self.folder / f"evaluation-{i:06}.npz"
+        content, path = io.BytesIO(), self.folder / f"evaluation-{i:06}.npz"
+        np.savez(content, **record)
+        try:
+            write_whole(path, content.getvalue())
+        except OSError as error:
+            raise OSError(
+                error.errno, f"evaluation {i} can't be kept: {error.strerror}", str(path)
+            ) from error
 
 
 def _plain(value: Any) -> Any:
@@ -260,10 +318,3 @@ def _plain(value: Any) -> Any:
     from hypergrad.transport import digest
 
     return digest(value)
-
-
-def _write(path: Path, write: Callable[[Any], Any]) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    with partial_path.open("wb") as file:
-        write(file)
-    os.replace(partial_path, path)

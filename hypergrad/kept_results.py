@@ -2,15 +2,19 @@
 
 ``KeptResults`` writes and reads the directory; ``collect_results`` reads one without computing anything.
 The directory holds ``omap.json`` (which function, which arguments) and one pickle for each finished item.
+
+What any record needs is here as well: ``identity`` of a function and the ``difference`` of two, files that are
+written whole (``write_whole``), and damage that is named (``read_manifest``, ``naming``).
 """
 
+import contextlib
 import json
 import os
 import pickle
 import platform
 import reprlib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +52,8 @@ class KeptResults:
         else:
             longer = True
         if longer:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            _write(self._directory / _MANIFEST, json.dumps(wanted, indent=1).encode())
+            make_folder(self._directory, "directory")
+            write_whole(self._directory / _MANIFEST, json.dumps(wanted, indent=1).encode())
 
     def load(self) -> dict[int, Any]:
         """Read the finished items: {index: result}, in the order of the arguments.
@@ -60,7 +64,7 @@ class KeptResults:
 
     def keep(self, index: int, result: Any) -> None:
         """Write one result. Raises what pickling or writing raises; then nothing is kept of it."""
-        _write(_file(self._directory, index), pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
+        write_whole(_file(self._directory, index), pickle.dumps(result, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def collect_results(directory: str | os.PathLike[str], default: Any = _RAISE) -> list[Any]:
@@ -90,31 +94,94 @@ def shown(value: Any) -> str:
     return " ".join(_repr.repr(value).split())
 
 
-def _manifest(fun: Any, arglist: Sequence[Any]) -> dict[str, Any]:
-    from hypergrad.transport import digest, fingerprint, home_of
+def identity(fun: Any) -> dict[str, Any]:
+    """What tells a function from others: its name, its `transport.fingerprint`, and the Python that compiled it.
 
-    home = home_of(fun)
+    Raises TypeError where a value that it reads cannot be compared, naming it.
+    """
+    from hypergrad.transport import fingerprint
+
     return {
         "function": getattr(fun, "__qualname__", None) or shown(fun),
         "parts": fingerprint(fun),
-        "arguments": [{"shown": shown(arg), "digest": digest(arg, home)} for arg in arglist],
         "python": ".".join(platform.python_version_tuple()[:2]),
     }
 
 
-def _check(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    advice = "choose another directory, or delete this one to compute everything again"
+def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """What differs between two functions, given the `identity` of each, in words; None where nothing does."""
     then, now = found["parts"], wanted["parts"]
     parts = sorted(part for part in then.keys() | now.keys() if then.get(part) != now.get(part))
-    if parts:
-        versions = (found["python"], wanted["python"])
-        compiled = (
-            "" if versions[0] == versions[1] else " (compiled by Python {}, now by {})".format(*versions)
+    if not parts:
+        return None
+    versions = (found["python"], wanted["python"])
+    compiled = "" if versions[0] == versions[1] else " (compiled by Python {}, now by {})".format(*versions)
+    changing = ""
+    if all(part in then and part in now and part.startswith("the value of") for part in parts):
+        changing = (
+            "; what the function itself changes, like a counter or a list it appends to, has no place in it"
         )
-        raise ValueError(
-            f"{directory} holds results of another function: {found['function']} then, {wanted['function']} now; "
-            f"what differs: {', '.join(parts)}{compiled}; {advice}"
-        )
+    what_differs = ", ".join(parts) + compiled + changing
+    return f"{found['function']} then, {wanted['function']} now; what differs: {what_differs}"
+
+
+def make_folder(folder: Path, argument: str) -> None:
+    """Make a folder, if there is none.  Raises ValueError, naming the argument, where a file is in its place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{argument} must be a folder, but {error.filename} is a file") from error
+
+
+def read_manifest(file: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """What a JSON file says, under these keys and others.  Raises ValueError, naming it, where it is damaged."""
+    content = file.read_bytes()
+    with naming(
+        file, "is damaged", "choose another directory, or delete this one to compute everything again"
+    ):
+        found = json.loads(content)
+        missing = [key for key in keys if key not in found]
+        if missing:
+            raise KeyError(f"it has no {', '.join(missing)}")
+    return found
+
+
+@contextlib.contextmanager
+def naming(file: Path, what: str, advice: str) -> Iterator[None]:
+    """Within it, whatever is raised becomes a ValueError that names the file and says what to do."""
+    try:
+        yield
+    except Exception as error:  # damaged files, and pickles of classes that have gone, raise anything at all
+        raise ValueError(f"{file} {what} ({type(error).__name__}: {error}): {advice}") from error
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all, also where the process or the machine dies meanwhile."""
+    # Under another name first, and on the disk before it gets its own: readers see the whole file or none.
+    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _manifest(fun: Any, arglist: Sequence[Any]) -> dict[str, Any]:
+    from hypergrad.transport import digest, home_of
+
+    home = home_of(fun)
+    arguments = [{"shown": shown(arg), "digest": digest(arg, home)} for arg in arglist]
+    return {**identity(fun), "arguments": arguments}
+
+
+def _check(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    advice = "choose another directory, or delete this one to compute everything again"
+    what_differs = difference(found, wanted)
+    if what_differs:
+        raise ValueError(f"{directory} holds results of another function: {what_differs}; {advice}")
     pairs = list(zip(found["arguments"], wanted["arguments"], strict=False))
     differing = [index for index, (then, now) in enumerate(pairs) if then["digest"] != now["digest"]]
     if differing:
@@ -126,42 +193,21 @@ def _check(directory: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    try:
-        return json.loads((directory / _MANIFEST).read_bytes())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{directory / _MANIFEST} is damaged ({error}): choose another directory") from error
+    return read_manifest(directory / _MANIFEST, ("function", "parts", "python", "arguments"))
 
 
 def _load(directory: Path, indices: Iterable[int]) -> dict[int, Any]:
     results = {}
     for index in indices:
         file = _file(directory, index)
-        if not file.exists():
-            continue
-        try:
-            with file.open("rb") as stream:
+        if file.exists():
+            with (
+                naming(file, "cannot be read", "delete it to compute its item again"),
+                file.open("rb") as stream,
+            ):
                 results[index] = pickle.load(stream)
-        except (
-            Exception
-        ) as error:  # a damaged pickle, or one of a class that has gone, raises anything at all
-            raise ValueError(
-                f"{file} cannot be read ({type(error).__name__}: {error}): delete it to compute its item again"
-            ) from error
     return results
 
 
 def _file(directory: Path, index: int) -> Path:
     return directory / f"{index:06d}.pickle"
-
-
-def _write(file: Path, content: bytes) -> None:
-    # Under another name first, and on the disk before it gets its own: readers see the whole file or none.
-    unfinished = file.with_name(f"{file.name}.{uuid.uuid4().hex}.part")
-    try:
-        with unfinished.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -108,7 +108,9 @@ def minimize(
     growth_limit: end where the adjoint of any run of any seed grows beyond this (30 is a good choice, see
         `BackwardTrace`).
     checkpoint: a folder that keeps each evaluation as soon as it is done.  Called again with the same arguments,
-        minimize goes on where it was, to the same numbers bit for bit; limits may be raised.
+        minimize goes on where it was, to the same numbers bit for bit; limits may be raised, and callbacks changed.
+        The objective, and a method given as an object, are compared with those on record: code, defaults, and all
+        values they read (`transport.fingerprint`).
     callback(i, hypers, loss, gradient): called after evaluation i, but not again when resuming; gradient is a tree
         like hypers, with respect to the transformed coordinates.
     progress: show a bar with loss and gradient norm; None shows it on a terminal only.
@@ -118,7 +120,9 @@ def minimize(
     at the first evaluation, where there is nothing to return, they raise.  A line search of L-BFGS turns back from
     such points.
     Raises ValueError for hyperparameters outside their domains, options that a method does not have, and the
-    checkpoint of another problem; TypeError for hyperparameters that are not floats.
+    checkpoint of another problem, or a damaged one, saying what differs, or naming the file; TypeError for
+    hyperparameters that are not floats and, with checkpoint, for an objective that can't be compared between calls,
+    naming what it holds (a lock, an open file); PermissionError where nothing can be kept.
     """
     coordinates = FreeCoordinates(hypers, transforms)
     rule = _rule(method, options)
@@ -132,6 +136,8 @@ def minimize(
         "transforms": [domain.name for domain in coordinates.domains],
         "traced": growth_limit is not None,
     }
+    if rule is None:
+        settings["growth_limit"] = growth_limit  # line searches turn back there
     for name, value in (("num_iterations", num_iterations), ("num_seeds", num_seeds), ("jobs", jobs)):
         if value < (name != "num_iterations"):
             raise ValueError(f"{name} must be {int(name != 'num_iterations')} or more, got {value}")
@@ -141,7 +147,7 @@ def minimize(
         gradient_tolerance,
         growth_limit,
     )
-    loop = Evaluations(objective, coordinates, settings, checkpoint, jobs, limits, callback)
+    loop = Evaluations(objective, coordinates, settings, method, checkpoint, jobs, limits, callback)
     with _bar(num_iterations, progress) as loop.bar:
         descend = _lbfgs if rule is None else partial(_descend, rule)
         reason = loop.run(descend, coordinates.to_free(hypers), num_iterations)

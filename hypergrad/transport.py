@@ -6,6 +6,7 @@ give the same text for the same value in every process, which a pickle does not.
 
 import dis
 import functools
+import inspect
 import io
 import operator
 import pickle
@@ -23,6 +24,8 @@ loads = pickle.loads
 # Every function that autograd's ``primitive`` made runs this one code object.
 _PRIMITIVE_CODE = primitive(lambda: None).__code__
 
+_CACHED = type(functools.lru_cache(lambda: None))
+
 
 def dumps(value: Any) -> bytes:
     """Pickle a value for another process, functions defined in a script or a notebook included.
@@ -38,8 +41,8 @@ def dumps(value: Any) -> bytes:
 def digest(value: Any, home: str | None = None) -> str:
     """Digest a value to 32 hexadecimal digits: equal values give equal digests, in every process.
 
-    home: name of the module whose functions are compared by what they do. So are those that no import finds
-    (lambdas, closures, a script's own); other functions, and classes, are compared by name.
+    home: name of the module whose functions and classes are compared by what they do. So are functions that no
+    import finds (lambdas, closures, a script's own); other functions and classes are compared by name.
     Raises TypeError for values that have no state to compare, e.g. a lock or an open file.
     """
     try:
@@ -51,19 +54,22 @@ def digest(value: Any, home: str | None = None) -> str:
 def fingerprint(fun: Any) -> dict[str, str]:
     """Digest what a function does, part by part: its code, its defaults, and each value that it reads.
 
+    fun: a function, a method, a functools.partial, or an object that is called.
     Returns {part: digest}; parts are phrased for a message that says which of them differ.
-    The values are those of its closure and of the globals that it names; helpers from its own file count with
-    their code, modules and what is imported from elsewhere count by name alone.
+    The values are those of its closure, of the globals that it names, and of its object's attributes; functions and
+    classes from its own file count with their code, modules and what is imported from elsewhere by name alone.
     Raises TypeError where a value cannot be compared, naming it.
     """
     home = home_of(fun)
-    parts = _parts(fun) if isinstance(fun, FunctionType) and not _is_primitive(fun) else {"itself": fun}
     digests = {}
-    for part, value in parts.items():
+    for part, value in _parts_of(fun).items():
         try:
             digests[part] = digest(value, home)
         except TypeError as error:
-            raise TypeError(f"{getattr(fun, '__qualname__', fun)}: {part}: {error}") from error
+            raise TypeError(
+                f"{getattr(fun, '__qualname__', fun)}: {part}: {error}; make it inside the function, so that each "
+                "call has its own, or go without a record"
+            ) from error
     return digests
 
 
@@ -121,8 +127,10 @@ class _Digester(NumpyHasher):
             obj = ("partial", obj.func, obj.args, obj.keywords)
         elif isinstance(obj, MethodType):
             obj = ("method", obj.__func__, obj.__self__)
+        elif isinstance(obj, _CACHED) and (obj.__module__ == self._home or not _is_importable(obj)):
+            obj = ("cached", obj.__wrapped__)
         elif isinstance(obj, type):
-            obj = ("class", obj.__module__, obj.__qualname__)
+            obj = self._class(obj)
         elif isinstance(obj, ModuleType):
             obj = ("module", obj.__name__)
         elif type(obj) is dict:
@@ -145,6 +153,56 @@ class _Digester(NumpyHasher):
             return ("function", fun.__module__, fun.__qualname__)
         self._seen.add(id(fun))
         return ("function", _parts(fun))
+
+    def _class(self, cls: type) -> tuple[Any, ...]:
+        name = ("class", cls.__module__, cls.__qualname__)
+        if cls.__module__ != self._home or id(cls) in self._seen:
+            return name
+        self._seen.add(id(cls))
+        return (*name, cls.__bases__, _members(cls))
+
+
+def _members(cls: type) -> dict[str, Any]:
+    """The functions that a class defines, and its constants."""
+    members = {}
+    for name, value in vars(cls).items():
+        if isinstance(value, property):
+            value = (value.fget, value.fset, value.fdel)
+        elif isinstance(value, functools.cached_property):
+            value = value.func
+        elif isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        # What Python itself adds to a class follows from the rest.
+        slot = inspect.ismemberdescriptor(value) or inspect.isgetsetdescriptor(value)
+        if isinstance(value, FunctionType) or not (name.startswith("__") or name == "_abc_impl" or slot):
+            members[name] = value
+    return members
+
+
+def _parts_of(fun: Any) -> dict[str, Any]:
+    if isinstance(fun, functools.partial):
+        parts, bound = _parts_of(fun.func), "the arguments bound to it"
+        return parts | {bound: (parts.get(bound), fun.args, fun.keywords)}
+    if isinstance(fun, MethodType) and isinstance(fun.__func__, FunctionType):
+        return _parts(fun.__func__) | _parts_of(fun.__self__)
+    if isinstance(fun, FunctionType) and not _is_primitive(fun):
+        return _parts(fun)
+    if _is_plain(fun):
+        attributes = {f"the value of 'self.{name}'": value for name, value in vars(fun).items()}
+        return {"the class of its object": type(fun)} | attributes
+    return {"itself": fun}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the attributes in its __dict__ are all that a pickle has of an object."""
+    cls = type(value)
+    by_default = ("__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__")
+    return (
+        hasattr(value, "__dict__")
+        and not isinstance(value, (type, ModuleType, FunctionType))
+        and all(getattr(cls, name, None) is getattr(object, name, None) for name in by_default)
+        and not any("__slots__" in vars(base) for base in cls.__mro__)
+    )
 
 
 def _parts(fun: FunctionType) -> dict[str, Any]:

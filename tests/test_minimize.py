@@ -1,7 +1,15 @@
 """The outer loop: methods, domains, averages over seeds, records and resumption, and the rules that end it."""
 
+import dataclasses
+import errno
+import functools
+import itertools
 import json
+import os
 import pickle
+import re
+import sys
+import threading
 import warnings
 
 import autograd.numpy as np
@@ -11,7 +19,7 @@ from autograd import value_and_grad
 from autograd.misc.flatten import flatten
 
 import hypergrad as hg
-from hypergrad import meta_optimizers
+from hypergrad import evaluations, meta_optimizers
 from hypergrad.domains import FreeCoordinates
 from hypergrad.util import RandomState
 
@@ -143,19 +151,21 @@ def test_processes_come_to_the_same_numbers():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("when", [1, 5])
-def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, method, when):
+def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, method, when):
     whole = hg.minimize(bowl, START, method, 8, transforms=TRANSFORMS, num_seeds=2)
-    calls, seen = [], []
+    evaluate_seed, seen = evaluations._evaluate_seed, []
 
-    def interrupted(hypers, seed):
-        calls.append(seed)
-        if len(calls) == 2 * when + 1:
-            raise KeyboardInterrupt
-        return bowl(hypers, seed)
+    def run(at_call=0, error=KeyboardInterrupt):
+        calls = itertools.count(1)
 
-    def run(objective):
+        def interrupted(*arguments):
+            if next(calls) == at_call:
+                raise error
+            return evaluate_seed(*arguments)
+
+        monkeypatch.setattr(evaluations, "_evaluate_seed", interrupted)
         return hg.minimize(
-            objective,
+            bowl,
             START,
             method,
             8,
@@ -165,13 +175,13 @@ def test_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, method, when
             callback=lambda i, *_: seen.append(i),
         )
 
-    first = run(interrupted)
+    first = run(at_call=2 * when + 1)
     assert first.reason == "interrupted"
     assert len(first.history.loss) == when
     onp.testing.assert_array_equal(first.history.loss, whole.history.loss[:when])
-    same_history(run(bowl), whole)
+    same_history(run(), whole)
     assert seen == list(range(len(whole.history.loss))), "the callback is called once for each evaluation"
-    same_history(run(lambda *_: pytest.fail("everything is on record")), whole)
+    same_history(run(at_call=1, error=AssertionError("everything is on record")), whole)
 
 
 def test_a_longer_run_goes_on_from_a_shorter_one(tmp_path):
@@ -195,7 +205,257 @@ def test_checkpoint_of_another_problem_is_refused(tmp_path):
             bowl, {**START, "step": 0.2}, num_iterations=2, transforms=TRANSFORMS, checkpoint=tmp_path
         )
     assert json.loads((tmp_path / "minimize.json").read_text())["method"] == "adam"
-    assert not list(tmp_path.glob("*.partial"))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "evaluation-000000.npz",
+        "evaluation-000001.npz",
+        "minimize.json",
+    ]
+
+
+def scaled(scale, offset, x, seed):
+    return scale * np.sum((x - offset) ** 2)
+
+
+def scaled_by(scale, offset=0.0):
+    return lambda x, seed: scaled(scale, offset, x, seed)
+
+
+class Valley:
+    """An objective with data and a helper of its own."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def distance(self, x):
+        return x - 1.0
+
+    def loss(self, x, seed):
+        return self.scale * self.distance(x) ** 2
+
+    __call__ = loss
+
+
+def of_one_step(loss):
+    return lambda x, seed: np.sum(hg.train(loss, x, hg.Momentum(0.1, 0.5), 1) ** 2)
+
+
+REPLACED = [
+    (scaled_by(2.0), scaled_by(3.0), "the value of 'scale';"),
+    (scaled_by(2.0, onp.zeros(3)), scaled_by(2.0, onp.array([0, 0, 5e-324])), "the value of 'offset';"),
+    (scaled_by(2.0), lambda x, seed: x**2, "<lambda> then, .*<lambda> now; what differs: its code,"),
+    (functools.partial(scaled, 2.0, 0.0), functools.partial(scaled, 3.0, 0.0), "the arguments bound to it;"),
+    (Valley(1.0).loss, Valley(2.0).loss, r"Valley\.loss now; what differs: the value of 'self\.scale';"),
+    (Valley(1.0), Valley(2.0), r"what differs: the value of 'self\.scale';"),
+    (of_one_step(lambda w, _, t: w**2), of_one_step(lambda w, _, t: w**3), "the value of 'loss';"),
+]
+
+
+@pytest.mark.parametrize(
+    ("objective", "other", "what"),
+    REPLACED,
+    ids=["constant", "array", "code", "partial", "method", "object", "training loss"],
+)
+def test_checkpoint_of_another_objective_is_refused_and_what_differs_is_named(
+    tmp_path, objective, other, what
+):
+    def run(objective):
+        return hg.minimize(objective, 0.5, num_iterations=2, checkpoint=tmp_path)
+
+    first = run(objective)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"belongs to another problem, its objective: .*{what}"):
+        run(other)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    same_history(run(objective), first)
+
+
+def test_checkpoint_is_refused_when_a_helper_of_the_objective_has_changed(tmp_path, monkeypatch):
+    def run(objective, folder):
+        return hg.minimize(objective, 0.5, num_iterations=1, checkpoint=tmp_path / folder)
+
+    valley = Valley(1.0)
+    run(valley.loss, "method")
+    run(scaled_by(2.0), "function")
+    monkeypatch.setattr(Valley, "distance", lambda self, x: x - 2.0)
+    with pytest.raises(ValueError, match="what differs: the class of its object;"):
+        run(valley.loss, "method")
+    monkeypatch.setattr(sys.modules[__name__], "scaled", lambda *_: 0.0)
+    with pytest.raises(ValueError, match="what differs: the value of 'scaled';"):
+        run(scaled_by(2.0), "function")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """A method, whose option is what `minimize` keeps of it, but for its code."""
+
+    rate: float = 0.1
+
+    def init(self, x):
+        return None
+
+    def step(self, x, g, state):
+        return x - self.rate * g, state
+
+
+def test_checkpoint_of_another_method_object_is_refused(tmp_path, monkeypatch):
+    def run(method):
+        return hg.minimize(scaled_by(2.0), 0.5, method, 2, checkpoint=tmp_path)
+
+    first = run(Steps())
+    same_history(run(Steps()), first)
+    with pytest.raises(ValueError, match="its options was"):
+        run(Steps(0.2))
+    monkeypatch.setattr(Steps, "step", lambda self, x, g, state: (x - self.rate * g / 2, state))
+    with pytest.raises(ValueError, match=r"its method's code: .*what differs: the class of its object;"):
+        run(Steps())
+
+
+def test_an_objective_that_changes_what_it_holds_is_told_so(tmp_path):
+    def run(values):
+        def objective(x, seed):
+            values.append(seed)
+            return x**2
+
+        return hg.minimize(objective, 0.5, num_iterations=2, checkpoint=tmp_path)
+
+    values = []
+    first = run(values)
+    with pytest.raises(
+        ValueError, match=r"the value of 'values'; what the function itself changes.* has no place"
+    ):
+        run(values)
+    same_history(run([]), first)  # as in a process of its own
+
+
+def test_an_objective_that_cannot_be_compared_is_refused_before_it_is_evaluated(tmp_path):
+    lock, valley = threading.Lock(), Valley(1.0)
+    valley.lock = lock
+    for objective, name in ((lambda x, seed: lock.locked() + x**2, "lock"), (valley.loss, "self.lock")):
+        with pytest.raises(
+            TypeError, match=f"the value of '{name}': a lock cannot be compared .*make it inside the function"
+        ):
+            hg.minimize(objective, 0.5, num_iterations=1, checkpoint=tmp_path / "record")
+    assert not (tmp_path / "record").exists()
+    assert hg.minimize(objective, 0.5, num_iterations=1).reason == "num_iterations"
+
+
+def test_line_searches_do_not_go_on_under_another_limit_of_growth(tmp_path):
+    """They turn back at the limit, so that it shapes their course; other methods only end there."""
+
+    def run(method, limit, folder):
+        return hg.minimize(
+            scaled_by(2.0), 0.5, method, 1, growth_limit=limit, checkpoint=tmp_path / folder
+        ).reason
+
+    run("lbfgs", 30.0, "lbfgs")
+    with pytest.raises(ValueError, match=r"its growth_limit was 30\.0, now it is 60\.0"):
+        run("lbfgs", 60.0, "lbfgs")
+    assert run("adam", 30.0, "adam") == run("adam", 60.0, "adam")
+
+
+# ---- records that are no records
+
+
+def test_records_that_do_not_say_of_what_they_are_are_refused(tmp_path):
+    def run():
+        return hg.minimize(scaled_by(2.0), 0.5, num_iterations=2, checkpoint=tmp_path)
+
+    run()
+    file = tmp_path / "minimize.json"
+    settings = json.loads(file.read_text())
+    del settings["objective"]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"does not say what its objective was \(earlier versions did not"):
+        run()
+    file.unlink()
+    with pytest.raises(ValueError, match=r"holds evaluations but no minimize\.json"):
+        run()
+
+
+def test_a_damaged_record_is_named_and_its_evaluation_alone_runs_again(tmp_path):
+    def run():
+        return hg.minimize(scaled_by(2.0), onp.ones(3), num_iterations=3, checkpoint=tmp_path, callback=note)
+
+    ran = []
+    note = lambda i, *_: ran.append(i)  # noqa: E731
+    first = run()
+    file = tmp_path / "evaluation-000001.npz"
+    whole = file.read_bytes()
+    rng = onp.random.default_rng(0)
+    damaged = [b"", whole[: len(whole) // 2], whole[:-1], bytes(len(whole)), b"nonsense"]
+    for position in rng.integers(len(whole), size=40):
+        damaged.append(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+    for fields in ({"loss": 1.0}, {**onp.load(file), "gradient": onp.ones(2)}):
+        onp.savez(file, **fields)
+        damaged.append(file.read_bytes())
+    refusals = []
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            same_history(run(), first)  # a byte that says nothing, such as of the time
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 30
+    for refusal in refusals:
+        assert re.search(
+            r"evaluation-000001\.npz is damaged .*: delete it, and that evaluation runs again", refusal
+        )
+    file.unlink()
+    ran.clear()
+    same_history(run(), first)
+    assert ran == [1]
+
+
+def test_damaged_settings_are_named(tmp_path):
+    def run():
+        return hg.minimize(scaled_by(2.0), 0.5, num_iterations=1, checkpoint=tmp_path)
+
+    run()
+    file = tmp_path / "minimize.json"
+    whole = file.read_bytes()
+    for content in (
+        b"",
+        whole[:-9],
+        bytes(len(whole)),
+        b"[]",
+        b"\xff" + whole[1:],
+        whole.replace(b'"parts"', b'"carts"'),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"minimize\.json is damaged .*delete"):
+            run()
+
+
+def test_a_checkpoint_that_cannot_be_kept_says_so_before_anything_is_evaluated(tmp_path, monkeypatch):
+    def run(folder, num_iterations=1):
+        return hg.minimize(scaled_by(2.0), 0.5, num_iterations=num_iterations, checkpoint=folder)
+
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "folder"):
+        with pytest.raises(ValueError, match=f"checkpoint must be a folder, but .*{folder.name} is a file"):
+            run(folder)
+    first = run(tmp_path / "kept")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(evaluations, "_evaluate_seed", lambda *_: pytest.fail("evaluated"))
+    same_history(run(tmp_path / "kept"), first)
+    for folder in (tmp_path / "kept", tmp_path / "new"):
+        with pytest.raises(PermissionError, match=f"checkpoint .*{folder.name} is read-only"):
+            run(folder, num_iterations=2)
+
+
+def test_an_evaluation_that_cannot_be_kept_is_named(tmp_path, monkeypatch):
+    def no_space(_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def callback(*_):
+        monkeypatch.setattr(os, "fsync", no_space)
+
+    with pytest.raises(
+        OSError, match=r"evaluation 1 can't be kept: no space left on device: .*evaluation-000001"
+    ):
+        hg.minimize(scaled_by(2.0), 0.5, num_iterations=2, checkpoint=tmp_path, callback=callback)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["evaluation-000000.npz", "minimize.json"]
 
 
 def test_limits_end_the_run():

@@ -417,6 +417,8 @@ def test_what_cannot_be_compared_is_named(tmp_path):
 def test_fingerprints_are_the_same_in_every_process(tmp_path):
     (tmp_path / "work.py").write_text(
         "import json\n"
+        "from dataclasses import dataclass, field\n"
+        "from typing import NamedTuple\n"
         "import autograd.numpy as np\n"
         "from autograd import grad\n"
         "from hypergrad.transport import digest, fingerprint\n"
@@ -427,7 +429,15 @@ def test_fingerprints_are_the_same_in_every_process(tmp_path):
         "def fun(x, activation=np.tanh):\n"
         "    pair = ((1, 2), (1, 2), 'some text', 2j)\n"
         "    return [names, mixed, pair, factorial(3), grad(lambda y: activation(y) + (1, 2)[0])(x)]\n"
-        "print(json.dumps([fingerprint(fun), fingerprint(grad(fun)), digest(mixed), digest(names)]))\n"
+        "@dataclass\n"
+        "class Model:\n"
+        "    names: set = field(default_factory=set)\n"
+        "    def __call__(self, x):\n"
+        "        return fun(x), Model, Pair\n"
+        "class Pair(NamedTuple):\n"
+        "    one: int\n"
+        "functions = [fun, grad(fun), Model(names), Model.__call__]\n"
+        "print(json.dumps([*map(fingerprint, functions), digest(mixed), digest(names)]))\n"
     )
     outputs = set()
     for seed in "12":  # the second process reads the byte code that the first has written
@@ -486,6 +496,73 @@ def test_fingerprints_see_into_partials_and_methods(monkeypatch):
         with monkeypatch.context() as changed:
             changed.setattr(sys.modules[__name__], "scale", 4.0)
             assert fingerprint(fun) != before, f"fingerprint of {fun} when a value that it reads has changed"
+
+
+def test_fingerprints_name_what_differs_in_methods_partials_and_objects():
+    class Model:
+        def __init__(self, rate):
+            self.rate = rate
+
+        def loss(self, x):
+            return self.rate * x
+
+    def differing(one, other):
+        one, other = fingerprint(one), fingerprint(other)
+        return {part for part in one.keys() | other.keys() if one.get(part) != other.get(part)}
+
+    assert differing(Model(1.0).loss, Model(2.0).loss) == {"the value of 'self.rate'"}
+    assert differing(functools.partial(times_scale, 1.0), functools.partial(times_scale, 2.0)) == {
+        "the arguments bound to it"
+    }
+    assert differing(Model(1.0), Model(1.0)) == set()
+
+
+def test_classes_of_the_functions_own_file_count_with_their_code(monkeypatch):
+    class Base:
+        def helper(self, x):
+            return x
+
+    class Model(Base):
+        rate = 1.0
+
+        @property
+        def doubled(self):
+            return 2.0 * self.rate
+
+        @staticmethod
+        def halved(x):
+            return x / 2
+
+        @functools.cached_property
+        def tripled(self):
+            return 3.0 * self.rate
+
+        def loss(self, x):
+            return Base, Model, self.helper(x)
+
+    @functools.lru_cache
+    def load(name):
+        return name
+
+    def make(x):
+        return Model().loss(x), load("data")
+
+    changes = [
+        (Base, "helper", lambda self, x: x + 1),
+        (Model, "rate", 2.0),
+        (Model, "doubled", property(lambda self: 4.0)),
+        (Model, "halved", staticmethod(lambda x: x / 3)),
+        (Model, "tripled", functools.cached_property(lambda self: 5.0)),
+        (load, "__wrapped__", lambda name: name * 2),
+    ]
+    before = fingerprint(make)
+    make(1)
+    assert fingerprint(make) == before
+    for owner, name, value in changes:
+        with monkeypatch.context() as changed:
+            changed.setattr(owner, name, value)
+            assert fingerprint(make) != before, f"fingerprint with another {name}"
+    assert fingerprint(make) == before
 
 
 def test_a_cache_that_fills_is_no_change():
