@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, NoReturn
 
+import autograd.numpy as np
 import numpy as onp
-from autograd.core import VJPNode, add_outgrads
+from autograd.core import VJPNode, add_outgrads, primitive_jvps, primitive_vjps
 from autograd.extend import defvjp, defvjp_argnums, primitive
+from autograd.numpy.numpy_boxes import ArrayBox
 from autograd.tracer import Box, isbox, new_box, notrace_primitives, trace_stack
 from autograd.util import toposort
 from numpy.typing import DTypeLike, NDArray
@@ -220,6 +222,21 @@ def rounded_factor(factor: Any) -> Any:
 
 
 defvjp(rounded_factor, lambda ans, factor: lambda cotangent: cotangent)
+
+
+@primitive
+def _power(x: Any, exponent: Any) -> Any:
+    """x ** exponent."""
+    return x**exponent
+
+
+# autograd takes ** of what it traces for numpy.power.  NumPy's ** of an array is something else for exponents of 2,
+# 0.5 and -1 (square, root, reciprocal), and before NumPy 2.3 differs from it in the last bit of one entry in a
+# thousand.  So the gradient of a loss with ** or tanh in it was not the same on the way back, where it is traced.
+for derivatives in (primitive_vjps, primitive_jvps):
+    derivatives[_power] = derivatives[np.power]
+ArrayBox.__pow__ = lambda self, other: _power(self, other)
+ArrayBox.__rpow__ = lambda self, other: _power(other, self)
 
 
 class Parts:
