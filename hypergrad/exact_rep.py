@@ -124,6 +124,8 @@ class BitStore:
         """Whether both hold the same digits, and would hand them out in the same way."""
         if not isinstance(other, BitStore):
             return NotImplemented
+        if self._length == 0 or other._length == 0:  # nothing is held, whatever levels say
+            return self._length == other._length
         if self._in_use() or other._in_use():  # where neither is, their heads need not be made
             for store in (self, other):
                 store._settle()

@@ -477,3 +477,50 @@ def test_range_is_checked_element_by_element():
     start, factors = np.array([1500.0, 0.5]), np.array([1.0, 100.0])
     assert ExactRep(start).mul(factors).div(factors) == ExactRep(start)
     np.testing.assert_allclose(ExactRep(start).mul(factors).val, [1500.0, 50.0])
+
+
+# ---- refusals
+
+
+def near_the_range(rng, size):
+    """Values that are small, or within reach of +-2048."""
+    return np.where(
+        rng.rand(size) < 0.3, rng.choice([-1.0, 1.0], size) * rng.uniform(500, 2100, size), rng.randn(size)
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_a_refused_change_is_as_if_it_had_not_been_asked_for(seed, in_blocks):
+    """Factors, values and what goes on to other numbers, near the range: each of them may be what is refused."""
+    rng = np.random.RandomState(seed)
+    ends = np.array([2, 5]) if in_blocks else np.array([5])
+    x, y = (ExactRep(rng.randn(5) * scale, sizes=np.diff(ends, prepend=0)) for scale in (300.0, 300.0))
+    x_twin, y_twin, done = x.copy(), y.copy(), []
+    for _ in range(12):
+        ratios = as_ratios(rng.choice([0.9, 0.5, 1.5, 3.0, 0.123], len(ends))) if rng.rand() < 0.7 else None
+        addend = (near_the_range(rng, 5), rng.uniform(-2, 2, len(ends))) if rng.rand() < 0.7 else None
+        then = Then(y, rng.uniform(-2, 2, len(ends)), None) if rng.rand() < 0.7 else None
+        change = Change(ratios, addend, ends, then=then)
+        x_before, y_before = x.copy(), y.copy()
+        try:
+            x.change(change)
+            done.append(change)
+        except FixedPointRangeError:
+            assert x == x_before
+            assert y == y_before
+    for change in reversed(done):
+        x.change(change._replace(back=True))
+    assert x == x_twin
+    assert y == y_twin
+
+
+def test_blocks_of_no_elements_hold_nothing_to_tell_apart():
+    x, unused = (ExactRep(np.zeros(3), sizes=[2, 0, 1]) for _ in range(2))
+    factors = np.array([0.5, 0.25, 0.75])
+    x.mul(0.5).mul(factors).mul(0.3)
+    x.div(0.3).div(factors).div(0.5)
+    assert x == unused
+    x.mul(0.5).mul(factors)
+    assert x.stores[1] == unused.stores[1]
+    assert x.stores[1] != BitStore(1)
